@@ -1,0 +1,145 @@
+"""Train a recipe from scratch with several seeds, and report the accuracy on the test set.
+
+    python benchmarks/accuracy.py --recipe s5 --seeds 3
+    python benchmarks/accuracy.py --recipe s5 --seeds 3 --validation   # to choose by
+    python benchmarks/accuracy.py --table                              # the README's table
+
+The test set is looked at once for each seed, after the last epoch. Each run on the test set is
+kept in `benchmarks/results/`, from which `--table` makes the README's table.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torchvision
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+import model as models  # noqa: E402
+import utils  # noqa: E402
+
+RESULTS = HERE / "results"
+HOLDOUT = 5_000  # training images kept apart with --validation
+
+RECIPES = {
+    "s5": {
+        "arch": "Net",
+        "epochs": 20,
+        "batch_size": 512,
+        "augmentation": (),
+        "optimizer": {"optname": "SGD", "learningrate": 0.01, "momentumval": 0.9},
+        "scheduler": {"name": "StepLR", "stepsize": 15, "gamma_val": 0.1},
+        "loss": "nll_loss",
+    },
+}
+
+
+def run(recipe, seed, *, validation=False, dataset="mnist", precision=None):
+    """Train with one seed; return its final loss, accuracy (%) and training seconds."""
+    device = utils.get_device()
+    utils.set_seed(seed)
+    model = getattr(models, recipe["arch"])().to(device)
+    train_loader = utils.get_MNISTdataset_with_loader(
+        "train",
+        {"batch_size": recipe["batch_size"], "shuffle": True},
+        dataset=dataset,
+        transform=utils.get_train_transforms(*recipe["augmentation"]),
+        holdout=HOLDOUT if validation else 0,
+        device=device,
+    )
+    test_loader = utils.get_MNISTdataset_with_loader(
+        "validation" if validation else "test",
+        {"batch_size": 500},
+        dataset=dataset,
+        holdout=HOLDOUT if validation else 0,
+        device=device,
+    )
+    optimizer = utils.get_optimizer(model, **recipe["optimizer"])
+    scheduler = utils.get_scheduler(optimizer, **recipe["scheduler"])
+    criterion = utils.get_loss(recipe["loss"])
+    start = time.perf_counter()
+    for epoch in range(1, recipe["epochs"] + 1):
+        utils.train(model, device, train_loader, optimizer, criterion, epoch=epoch, precision=precision)
+        scheduler.step()
+    seconds = time.perf_counter() - start
+    loss, accuracy = utils.test(model, device, test_loader, criterion, precision=precision)
+    return {"seed": seed, "loss": loss, "accuracy": accuracy, "seconds": seconds}
+
+
+def measure(name, seeds, **options):
+    """Run a recipe with seeds 1 … `seeds`; print a line each and the summary; return all of it."""
+    recipe, runs = RECIPES[name], []
+    for seed in range(1, seeds + 1):
+        runs.append(run(recipe, seed, **options))
+        print("seed {seed}: {accuracy:.2f} %, loss {loss:.4f}, {seconds:.1f} s".format(**runs[-1]), flush=True)
+    accuracies = [r["accuracy"] for r in runs]
+    result = {
+        "recipe": name,
+        "arch": recipe["arch"],
+        "parameters": sum(p.numel() for p in getattr(models, recipe["arch"])().parameters()),
+        "epochs": recipe["epochs"],
+        "n": seeds,
+        "mean": statistics.mean(accuracies),
+        "sd": statistics.stdev(accuracies) if seeds > 1 else None,
+        "seconds": statistics.median(r["seconds"] for r in runs),
+        "device": utils.describe_device(utils.get_device()),
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "runs": runs,
+    }
+    print(f"{name}: {spread(result)} %, n = {seeds}, {result['seconds']:.1f} s of training (median)")
+    return result
+
+
+def spread(result):
+    """Mean ± standard deviation, or the mean alone for one seed."""
+    return f"{result['mean']:.2f}" + (f" ± {result['sd']:.2f}" if result["sd"] is not None else "")
+
+
+def table():
+    """The README's results table, as Markdown, from the kept results."""
+    rows = [
+        "| recipe | network | parameters | epochs | test accuracy (%), mean ± sd | seeds | training |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for path in sorted(RESULTS.glob("accuracy-*.json"), key=lambda p: list(RECIPES).index(p.stem[9:])):
+        r = json.loads(path.read_text())
+        rows.append(
+            f"| `{r['recipe']}` | {r['arch']} | {r['parameters']:,} | {r['epochs']} | {spread(r)} |"
+            f" {r['n']} | {r['seconds']:.0f} s |"
+        )
+    return "\n".join(rows)
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", choices=RECIPES, help="what to train")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 1 … N (default 3)")
+    parser.add_argument("--validation", action="store_true", help=f"evaluate on {HOLDOUT:,} held-out training images")
+    parser.add_argument("--table", action="store_true", help="print the README's table")
+    options = parser.parse_args(arguments)
+    if options.table:
+        print(table())
+        return 0
+    if options.recipe is None or options.seeds < 1:
+        parser.error("name a --recipe and at least one seed, or ask for the --table")
+    try:
+        result = measure(options.recipe, options.seeds, validation=options.validation)
+    except OSError as problem:
+        parser.exit(2, f"{problem}\n")
+    if not options.validation:
+        RESULTS.mkdir(exist_ok=True)
+        path = RESULTS / f"accuracy-{options.recipe}.json"
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        print(f"Kept in {path}.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

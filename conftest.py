@@ -1,0 +1,6 @@
+"""Every notebook that pytest runs is a smoke run: seconds, on the embedded digits."""
+
+import os
+
+os.environ["SMOKE"] = "1"
+os.environ.setdefault("MPLBACKEND", "Agg")

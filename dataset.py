@@ -1,0 +1,363 @@
+"""MNIST found, verified or downloaded; the embedded digits; one batched Dataset.
+
+As a command it checks a data folder, fetches what is missing, and repairs what is damaged:
+
+    python dataset.py [--dataset mnist] [--data FOLDER] [--repair]
+"""
+
+import argparse
+import contextlib
+import hashlib
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from torchvision import datasets
+
+# ------------------------------------------------------------------------------------------------
+# What there is
+# ------------------------------------------------------------------------------------------------
+
+SOURCES = {  # our name → torchvision's class, which knows the mirrors and the MD5 of each archive
+    "mnist": datasets.MNIST,
+    "fashion_mnist": datasets.FashionMNIST,
+    "kmnist": datasets.KMNIST,
+}
+CHOICES = ("auto", *SOURCES, "digits")
+FILES = {  # split → (images, labels), as torchvision names them under <root>/<class name>/raw
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+ALL_FILES = FILES["train"] + FILES["test"]
+MNIST_SHA256 = {  # of the uncompressed files
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+SUMS_FILE = "SHA256SUMS"  # written beside a download; the only sums known for the other two sets
+SOCKET_LIMIT = 5  # seconds that one connection or read may hang
+STALL_LIMIT = 15  # seconds without a new byte after which a download is given up
+RETRY_AFTER = 60  # seconds for which a failed download is not tried again
+
+
+class DataMissing(FileNotFoundError):
+    """The data set asked for is not in the folder and could not be downloaded."""
+
+
+class DataDamaged(OSError):
+    """A file is there but is not what it should be."""
+
+
+# ------------------------------------------------------------------------------------------------
+# One batched data set
+# ------------------------------------------------------------------------------------------------
+
+
+class DigitImages(Dataset):
+    """Images and labels held as two tensors, fetched a whole batch at a time.
+
+    `images`: uint8 `(N, 28, 28)`, 0 is background; `labels`: int64 `(N,)`; `classes`: names of
+    the labels; `name` and `split` say which data this is. `dataset[i]` is `(transform(image),
+    int)` with an image `(1, 28, 28)`. A DataLoader calls `__getitems__` instead, and so gets
+    `(transform(images), labels)` for `(N, 1, 28, 28)` images by one tensor index.
+    """
+
+    def __init__(self, images, labels, *, name, split, classes, transform=None):
+        self.images, self.labels = images, labels
+        self.name, self.split, self.classes = name, split, list(classes)
+        self.transform = transform
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitems__(self, indices):
+        index = torch.as_tensor(indices, device=self.images.device)
+        images = self.images[index].unsqueeze(1)  # (N, 1, 28, 28)
+        if self.transform is not None:
+            images = self.transform(images)
+        return images, self.labels[index]
+
+    def __getitem__(self, index):
+        images, labels = self.__getitems__([index])
+        return images[0], int(labels[0])
+
+    def __repr__(self):
+        return f"{self.name}, {self.split}: {len(self):,} images of 28×28"
+
+    def to(self, device):
+        """Move both tensors to `device` and return self: batches then need no copying there."""
+        self.images, self.labels = self.images.to(device), self.labels.to(device)
+        return self
+
+
+def load_dataset(split, dataset="auto", root=None, *, transform=None, holdout=0):
+    """Load one split as a `DigitImages`.
+
+    `split`: 'train', 'test', or 'validation', which is `holdout` images taken from the training
+    set by a fixed random choice; 'train' with the same `holdout` is the rest of it.
+    `dataset`: 'mnist', 'fashion_mnist', 'kmnist', 'digits' (scikit-learn's, embedded), or 'auto':
+    MNIST where it can be had, else the embedded digits, with a warning that says why.
+    `root`: the folder that holds `MNIST/raw`; by default the variable MNIST_DATA, else `data/`
+    beside this file.
+
+    Raises ValueError for an unknown split or data set or a holdout that doesn't fit, DataMissing
+    when a data set asked for by name cannot be had, DataDamaged for a file with the wrong content.
+    """
+    if split not in ("train", "validation", "test"):
+        raise ValueError(f"Unknown split {split!r}: choose 'train', 'validation' or 'test'.")
+    if dataset not in CHOICES:
+        raise ValueError(f"Unknown data set {dataset!r}: choose one of {', '.join(CHOICES)}.")
+    stored = "test" if split == "test" else "train"
+    if dataset == "digits":
+        data = _embedded_digits(stored)
+    else:
+        try:
+            data = _from_files(dataset if dataset != "auto" else "mnist", stored, data_root(root))
+        except DataMissing as problem:
+            if dataset != "auto":
+                raise
+            warnings.warn(
+                f"{problem} USING INSTEAD: scikit-learn's embedded digits, 1,797 real 8×8 digits"
+                " brought to 28×28; accuracies on them are not accuracies on MNIST.",
+                stacklevel=2,
+            )
+            data = _embedded_digits(stored)
+    data.transform = transform
+    return _hold_out(data, split, holdout)
+
+
+def _hold_out(data, split, holdout):
+    if split == "test" or (split == "train" and holdout == 0):
+        return data
+    if not 0 < holdout < len(data):
+        raise ValueError(f"holdout must be from 1 to {len(data) - 1} images here, not {holdout}.")
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
+    keep = order[:holdout] if split == "validation" else order[holdout:]
+    data.images, data.labels, data.split = data.images[keep], data.labels[keep], split
+    return data
+
+
+# ------------------------------------------------------------------------------------------------
+# MNIST and its relatives: found, verified, downloaded
+# ------------------------------------------------------------------------------------------------
+
+
+def data_root(root=None):
+    """The data folder: the argument, else the variable MNIST_DATA, else `data/` beside this file."""
+    return Path(root or os.environ.get("MNIST_DATA") or Path(__file__).parent / "data").expanduser()
+
+
+def raw_folder(name, root):
+    """Where torchvision keeps the files of this data set: `<root>/<class name>/raw`."""
+    return Path(root) / SOURCES[name].__name__ / "raw"
+
+
+def _from_files(name, split, root):
+    folder = raw_folder(name, root)
+    if missing := [file for file in ALL_FILES if not (folder / file).is_file()]:
+        download(name, root, missing)
+    contents = {file: verify(name, folder / file) for file in ALL_FILES}
+    images, labels = (contents[file] for file in FILES[split])
+    classes = range(10) if name == "mnist" else SOURCES[name].classes
+    title = SOURCES[name].__name__
+    return DigitImages(
+        torch.from_numpy(images),
+        torch.from_numpy(labels).long(),
+        name=title,
+        split=split,
+        classes=[str(c) for c in classes],
+    )
+
+
+def verify(name, path):
+    """Read one IDX file, check its SHA-256 and its header, and return its array (uint8).
+
+    MNIST's sums are known here; those of the others were written when they were downloaded.
+    Format: http://yann.lecun.com/exdb/mnist/. Raises DataDamaged, which names the file, both
+    sums and the command that repairs it.
+    """
+    content = bytearray(path.read_bytes())  # a bytearray, so that the tensor may own it
+    found, expected = hashlib.sha256(content).hexdigest(), _expected_sum(name, path)
+    if expected and found != expected:
+        raise DataDamaged(_damage(name, path, f"its SHA-256 is {found}, expected {expected}"))
+    dimensions = 3 if "images" in path.name else 1
+    header = 4 + 4 * dimensions
+    shape = tuple(int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4))
+    size = header + int(np.prod(shape, dtype=object))
+    if content[:4] != bytes([0, 0, 8, dimensions]) or shape[1:] != (28, 28)[: dimensions - 1]:
+        raise DataDamaged(_damage(name, path, "it does not start like an IDX file of 28×28 bytes"))
+    if len(content) != size:
+        raise DataDamaged(_damage(name, path, f"it has {len(content)} bytes, expected {size}"))
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _damage(name, path, what):
+    root = path.parent.parent.parent
+    return (
+        f"The file {path} is damaged: {what}. To fetch it again (the damaged one is kept beside it)"
+        f" run: python dataset.py --dataset {name} --data '{root}' --repair"
+    )
+
+
+def _expected_sum(name, path):
+    if name == "mnist":
+        return MNIST_SHA256[path.name]
+    sums = path.with_name(SUMS_FILE)
+    lines = sums.read_text().splitlines() if sums.is_file() else []
+    return {file: total for total, _, file in (line.partition("  ") for line in lines)}.get(path.name)
+
+
+_failures = {}  # (name, root) → (when, why), so that a dead network is waited for only once
+
+
+def download(name, root, wanted=ALL_FILES):
+    """Download a data set through torchvision and put the `wanted` files into its raw folder.
+
+    Everything happens in a temporary folder in `root`; a file is moved to its place only when
+    complete and verified. Raises DataMissing after STALL_LIMIT seconds without a new byte, or as
+    soon as every mirror has failed.
+    """
+    folder = raw_folder(name, root)
+    when, why = _failures.get((name, str(root)), (None, None))
+    if why is None or time.monotonic() - when >= RETRY_AFTER:
+        why = _try_download(name, Path(root), folder, wanted)
+        _failures[name, str(root)] = (time.monotonic(), why)
+    if why is not None:
+        title = SOURCES[name].__name__
+        raise DataMissing(
+            f"{title} is not in {folder} (missing: {', '.join(wanted)}), and it could not be"
+            f" downloaded: {why}. Put the four files there, or point MNIST_DATA at a folder that"
+            f" holds {title}/raw, or try again later with: python dataset.py --dataset {name}."
+        )
+
+
+def _try_download(name, root, folder, wanted):
+    """Return None when the files are in place, else the reason why not."""
+    outcome = []
+
+    def fetch(target):
+        try:
+            SOURCES[name](target, download=True)  # checks the MD5 of each archive
+            outcome.append(None)
+        except Exception as problem:  # whatever it is, the caller says it in one sentence
+            outcome.append(problem)
+
+    limit_before, existed = socket.getdefaulttimeout(), root.exists()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root, prefix=".download-", ignore_cleanup_errors=True) as target:
+            socket.setdefaulttimeout(SOCKET_LIMIT)
+            # A daemon thread, since a look-up of a host name cannot be given a time limit.
+            worker = threading.Thread(target=fetch, args=(target,), daemon=True)
+            worker.start()
+            size, since = -1, time.monotonic()
+            while worker.is_alive():
+                worker.join(0.1)
+                now = sum(f.stat().st_size for f in Path(target).rglob("*") if f.is_file())
+                if now != size:
+                    size, since = now, time.monotonic()
+                elif time.monotonic() - since > STALL_LIMIT:
+                    return f"no byte arrived for {STALL_LIMIT} seconds"
+            if outcome[0] is not None:
+                return " ".join(str(outcome[0]).split()) or type(outcome[0]).__name__
+            fresh = raw_folder(name, target)
+            sums = {}
+            for file in ALL_FILES:
+                verify(name, fresh / file)
+                sums[file] = hashlib.sha256((fresh / file).read_bytes()).hexdigest()
+            folder.mkdir(parents=True, exist_ok=True)
+            for file in wanted:
+                os.replace(fresh / file, folder / file)
+            (fresh / SUMS_FILE).write_text("".join(f"{sums[f]}  {f}\n" for f in ALL_FILES))
+            os.replace(fresh / SUMS_FILE, folder / SUMS_FILE)
+    except OSError as problem:
+        return f"{problem.strerror or problem}" + (f" ({problem.filename})" if problem.filename else "")
+    finally:
+        socket.setdefaulttimeout(limit_before)
+        if not existed:
+            with contextlib.suppress(OSError):  # it is not empty: the download has succeeded
+                root.rmdir()
+    return None
+
+
+# ------------------------------------------------------------------------------------------------
+# The embedded digits
+# ------------------------------------------------------------------------------------------------
+
+
+def _embedded_digits(split):
+    """scikit-learn's `load_digits` in MNIST's manner: a 20×20 digit in a 28×28 frame.
+
+    1,797 digits of the UCI set "Optical Recognition of Handwritten Digits" (8×8, 0 to 16), split
+    once and for all, stratified, into 1,437 for training and 360 for the test.
+    """
+    from sklearn.datasets import load_digits  # here, since its import takes a second
+    from sklearn.model_selection import train_test_split
+
+    small, labels = load_digits(return_X_y=True)
+    small = torch.from_numpy(small).float().view(-1, 1, 8, 8) * (255 / 16)
+    large = torch.nn.functional.interpolate(small, size=(20, 20), mode="bilinear")
+    images = torch.nn.functional.pad(large, (4, 4, 4, 4)).squeeze(1).round().byte()  # (N, 28, 28)
+    parts = train_test_split(np.arange(len(labels)), test_size=360, stratify=labels, random_state=0)
+    rows = parts[0] if split == "train" else parts[1]
+    return DigitImages(
+        images[rows],
+        torch.from_numpy(labels[rows]).long(),
+        name="scikit-learn digits",
+        split=split,
+        classes=[str(c) for c in range(10)],
+    )
+
+
+# ------------------------------------------------------------------------------------------------
+# Command line
+# ------------------------------------------------------------------------------------------------
+
+
+def main(arguments=None):
+    """Check, fetch or repair a data folder; the exit code is 0 when the data is whole, else 2."""
+    parser = argparse.ArgumentParser(description="Check a data folder, fetch what is missing.")
+    parser.add_argument("--dataset", choices=SOURCES, default="mnist")
+    parser.add_argument("--data", metavar="FOLDER", help="default: MNIST_DATA, else data/")
+    parser.add_argument("--repair", action="store_true", help="fetch damaged files again")
+    options = parser.parse_args(arguments)
+    root = data_root(options.data)
+    folder = raw_folder(options.dataset, root)
+    try:
+        if options.repair:
+            _repair(options.dataset, root, folder)
+        _from_files(options.dataset, "test", root)
+    except OSError as problem:
+        print(problem, file=sys.stderr)
+        return 2
+    print(f"{SOURCES[options.dataset].__name__} in {folder} is complete and verified.")
+    return 0
+
+
+def _repair(name, root, folder):
+    damaged = []
+    for file in ALL_FILES:
+        try:
+            if (folder / file).is_file():
+                verify(name, folder / file)
+        except DataDamaged:
+            damaged.append(file)
+    for file in damaged:
+        shutil.copy2(folder / file, folder / f"{file}.damaged")
+    if damaged:
+        download(name, root, damaged)  # replaces them only once the new ones are verified
+        print(f"Fetched again: {', '.join(damaged)}; the damaged ones are kept as *.damaged.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

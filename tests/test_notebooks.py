@@ -1,0 +1,34 @@
+"""The committed notebooks are whole runs; nbval itself runs their cells (see pyproject.toml)."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted(ROOT.glob("S*.ipynb"))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_run_top_to_bottom_without_error_warning_or_machine_path(path):
+    cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code"]
+    assert [c["execution_count"] for c in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert not [o for o in outputs if o["output_type"] == "error"]
+    assert not [o for o in outputs if o.get("name") == "stderr"]
+    text = json.dumps(
+        [{**o, "data": {k: v for k, v in o.get("data", {}).items() if "image" not in k}} for o in outputs]
+    )
+    assert not re.findall(r"/(?:home|root|tmp|work|Users)/[^\s\"]*|[A-Z]:\\\\+Users", text)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_committed_outputs_are_of_a_full_run_on_mnist(path):
+    text = path.read_text()
+    assert "MNIST, train: 60,000 images" in text
+    assert "scikit-learn digits, train" not in text
+
+
+def test_they_are_there():
+    assert "S5" in [path.stem for path in NOTEBOOKS]

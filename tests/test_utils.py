@@ -1,0 +1,456 @@
+import math
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
+
+import utils
+from model import Net
+
+CPU = torch.device("cpu")
+
+
+def tiny_model():
+    """A linear classifier with the models' contract; quick, for tests of the loops."""
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10), torch.nn.LogSoftmax(dim=1))
+
+
+# Device, precision, seed ------------------------------------------------------------------------
+
+
+def test_precision_is_bf16_only_where_it_is_native(monkeypatch):
+    for capabilities, precision in (
+        ({"avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": True}, "bf16"),
+        ({"bf16": True, "architecture": "aarch64"}, "bf16"),
+        ({"avx512_f": True, "avx2": True, "avx512_bf16": False}, "fp32"),  # would be emulated
+    ):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
+        assert utils.get_precision(CPU) == precision
+        assert precision in utils.describe_device(CPU)
+    for capability, precision in (((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp32")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        assert utils.get_precision("cuda") == precision
+    assert utils.get_precision("mps") == "fp32"
+
+
+def test_device_is_cuda_where_there_is_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert utils.get_device() == torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert utils.get_device() == CPU
+
+
+def test_same_seed_same_losses(digits):
+    def losses(seed):
+        utils.set_seed(seed)
+        model, history = Net(), []
+        loader = DataLoader(digits[0].dataset, batch_size=64, shuffle=True, collate_fn=utils._as_is)
+        loader.dataset.images, loader.dataset.labels = digits[0].dataset.images[:256], digits[0].dataset.labels[:256]
+        for _ in range(2):
+            utils.train(model, CPU, loader, utils.get_optimizer(model), utils.get_loss(), history)
+        return history
+
+    first = losses(3)
+    assert losses(3) == first
+    assert losses(4) != first
+
+
+# Transforms -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transforms", [utils.get_train_transforms(), utils.get_test_transforms()])
+def test_transforms_take_one_pil_image_or_a_batch(transforms):
+    batch = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)
+    for given, shape in ((Image.fromarray(batch[0, 0].numpy()), (1, 28, 28)), (batch, (5, 1, 28, 28))):
+        given = transforms(given)
+        assert type(given) is torch.Tensor
+        assert given.dtype == torch.float32
+        assert given.shape == shape
+        assert given.min() >= -utils.MEAN / utils.STD - 1e-5
+        assert given.max() <= (1 - utils.MEAN) / utils.STD + 1e-5
+
+
+def test_test_transforms_scale_and_normalise():
+    image = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 1, 1, 3)
+    expected = [(value - 0.1307) / 0.3081 for value in (0.0, 0.2, 1.0)]
+    assert utils.get_test_transforms()(image).flatten().tolist() == pytest.approx(expected)
+
+
+def test_each_image_of_a_batch_has_its_own_draw():
+    image = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
+    image[..., 4:24, 12:16] = 255  # an upright bar
+    out = utils.get_train_transforms()(image.expand(200, 1, 28, 28))
+    assert len({tuple(o.flatten().tolist()) for o in out}) == 200
+
+
+def test_rotation_is_uniform_in_its_range_and_fills_with_background():
+    """The bar's measured angle (from second moments) against ±15°."""
+    bar = torch.zeros(1, 1, 28, 28)
+    bar[..., 4:24, 13:15] = 1.0
+    out = utils.RandomAffineEach(degrees=15.0)(bar.expand(4000, 1, 28, 28)).squeeze(1)
+    y, x = torch.meshgrid(torch.arange(28) - 13.5, torch.arange(28) - 13.5, indexing="ij")
+    moment = lambda a, b: (out * a * b).sum((1, 2))  # noqa: E731
+    angle = torch.rad2deg(0.5 * torch.atan2(2 * moment(x, y), moment(y, y) - moment(x, x)))
+    assert angle.abs().max() <= 15.3
+    assert angle.min() < -14
+    assert angle.max() > 14
+    assert angle.mean().abs() < 0.6
+    assert angle.std() == pytest.approx(30 / math.sqrt(12), rel=0.05)
+    ones = utils.RandomAffineEach(degrees=15.0)(torch.ones(50, 1, 28, 28))
+    assert ones[:, 0, 0, 0].min() < 0.2  # corners come from outside the image
+
+
+def test_zoom_by_a_crop_to_22_happens_in_a_tenth():
+    square = torch.zeros(1, 1, 28, 28)
+    square[..., 9:19, 9:19] = 1.0
+    zoom = utils.RandomAffineEach(zoom=(28 / 22, 28 / 22), zoom_probability=0.1)
+    area = zoom(square.expand(5000, 1, 28, 28)).sum((1, 2, 3)) / 100
+    zoomed = area > 1.2
+    assert zoomed.float().mean() == pytest.approx(0.1, abs=0.02)
+    assert area[~zoomed].tolist() == pytest.approx([1.0] * int((~zoomed).sum()))
+    assert area[zoomed].mean() == pytest.approx((28 / 22) ** 2, rel=0.02)
+
+
+def test_zoom_agrees_with_torchvision_crop_and_resize():
+    from torchvision.transforms import v2
+
+    image = torch.nn.functional.avg_pool2d(torch.rand(1, 1, 30, 30), 3, stride=1)
+    ours = utils.RandomAffineEach(zoom=(28 / 22, 28 / 22))(image)
+    theirs = v2.functional.resize(v2.functional.center_crop(image, [22, 22]), [28, 28], antialias=False)
+    torch.testing.assert_close(ours[..., 2:-2, 2:-2], theirs[..., 2:-2, 2:-2])
+
+
+def test_shift_is_in_half_widths():
+    dot = torch.zeros(1, 1, 28, 28)
+    dot[..., 13:15, 13:15] = 1.0
+    out = utils.RandomAffineEach(shift=0.25)(dot.expand(2000, 1, 28, 28)).squeeze(1)
+    column = (out.sum(1) * (torch.arange(28) - 13.5)).sum(1) / out.sum((1, 2))
+    assert column.abs().max() == pytest.approx(0.25 * 14, abs=0.1)
+    assert column.mean().abs() < 0.15
+
+
+# Getters ----------------------------------------------------------------------------------------
+
+
+def test_optimizers():
+    model = tiny_model()
+    sgd = utils.get_optimizer(model)
+    assert type(sgd) is torch.optim.SGD
+    assert (sgd.defaults["lr"], sgd.defaults["momentum"]) == (0.01, 0.9)
+    sgd = utils.get_optimizer(model, "SGD", 0.1, 0.5, nesterov=True)
+    assert (sgd.defaults["lr"], sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (0.1, 0.5, True)
+    for name in ("Adam", "AdamW", "RMSprop"):
+        optimizer = utils.get_optimizer(model, name, 0.002, weight_decay=0.05)
+        assert type(optimizer) is getattr(torch.optim, name)
+        assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.002, 0.05)
+    assert utils.get_optimizer(model, "RMSprop").defaults["momentum"] == 0
+
+
+def rates(scheduler, steps, *metric):
+    found = []
+    for _ in range(steps):
+        found.append(scheduler.optimizer.param_groups[0]["lr"])
+        scheduler.optimizer.step()
+        scheduler.step(*metric)
+    return found
+
+
+def test_schedulers_change_the_rate_as_their_names_say(capsys):
+    def optimizer():
+        return utils.get_optimizer(tiny_model(), learningrate=1.0)
+
+    assert rates(utils.get_scheduler(optimizer(), 2, 0.1), 5) == pytest.approx([1, 1, 0.1, 0.1, 0.01])
+    cosine = rates(utils.get_scheduler(optimizer(), 4, name="CosineAnnealingLR"), 5)
+    assert cosine == pytest.approx([(1 + math.cos(math.pi * i / 4)) / 2 for i in range(5)])
+    plateau = rates(utils.get_scheduler(optimizer(), 1, 0.5, name="ReduceLROnPlateau"), 6, 7.0)
+    assert plateau == [1, 1, 1, 0.5, 0.5, 0.25]
+    cycle = rates(utils.get_scheduler(optimizer(), name="OneCycleLR", total_steps=20, pct_start=0.25), 20)
+    assert max(cycle) == pytest.approx(1.0)
+    assert cycle.index(max(cycle)) == 4
+    assert cycle[-1] < 1e-4
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("name", utils.SCHEDULERS)
+def test_verbose_prints_the_rate_when_it_changes(name, capsys):
+    extra = {"total_steps": 9} if name == "OneCycleLR" else {}
+    scheduler = utils.get_scheduler(
+        utils.get_optimizer(tiny_model(), learningrate=1.0), 2, 0.5, True, name=name, **extra
+    )
+    assert isinstance(scheduler, utils.SCHEDULERS[name])
+    seen = rates(scheduler, 6, *([7.0] if name == "ReduceLROnPlateau" else []))
+    last = scheduler.optimizer.param_groups[0]["lr"]
+    changed = [f"Learning rate: {b:.3g}" for a, b in zip(seen, [*seen[1:], last], strict=True) if a != b]
+    lines = capsys.readouterr().out.splitlines()
+    assert changed
+    assert lines[-len(changed) :] == changed
+    assert len(lines) - len(changed) <= (name == "OneCycleLR")  # which sets its first rate when made
+
+
+def test_losses():
+    log_probabilities = torch.log_softmax(torch.randn(6, 10), 1)
+    labels = torch.arange(6)
+    by_hand = -sum(float(log_probabilities[i, i]) for i in range(6)) / 6
+    for name in ("nll_loss", "cross_entropy"):  # equal, since log-softmax changes nothing here
+        assert float(utils.get_loss(name)(log_probabilities, labels)) == pytest.approx(by_hand)
+    assert utils.get_loss() is F.nll_loss
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: utils.get_optimizer(tiny_model(), "sdg"), "optimizer 'sdg': choose one of SGD, Adam, AdamW, RMSprop"),
+        (
+            lambda: utils.get_scheduler(utils.get_optimizer(tiny_model()), name="Step"),
+            "scheduler 'Step': choose one of StepLR, OneCycleLR, CosineAnnealingLR, ReduceLROnPlateau",
+        ),
+        (lambda: utils.get_loss("mse"), "loss 'mse': choose one of nll_loss, cross_entropy"),
+        (lambda: utils.get_MNISTdataset_with_loader("dev", {}), "split 'dev': choose 'train', 'validation' or 'test'"),
+    ],
+)
+def test_an_unknown_name_lists_the_choices(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# Loops ------------------------------------------------------------------------------------------
+
+
+def test_correct_count_is_an_int():
+    count = utils.GetCorrectPredCount(torch.eye(10)[[3, 1, 4]], torch.tensor([3, 1, 5]))
+    assert count == 2
+    assert type(count) is int
+
+
+def test_metrics_count_every_sample_once_with_a_short_last_batch():
+    """Against a loop over single images, with batches of 4, 4 and 2."""
+    model, images, labels = tiny_model(), torch.randn(10, 1, 28, 28), torch.randint(0, 10, (10,))
+    one_by_one = [-float(model(images[i : i + 1])[0, labels[i]]) for i in range(10)]
+    right = sum(int(model(images[i : i + 1]).argmax()) == int(labels[i]) for i in range(10))
+    loader = DataLoader(TensorDataset(images, labels), batch_size=4)
+    losses, accuracies = [], []
+    result = utils.test(model, CPU, loader, F.nll_loss, losses, accuracies, precision="fp32")
+    assert result == (pytest.approx(sum(one_by_one) / 10, rel=1e-5), 10 * right)
+    assert (losses, accuracies) == ([result[0]], [result[1]])
+    still = torch.optim.SGD(model.parameters(), lr=0.0)  # a rate of 0: training metrics of the same weights
+    trained = utils.train(model, CPU, loader, still, F.nll_loss, losses, accuracies, precision="fp32")
+    assert trained == pytest.approx(result)
+    assert (len(losses), len(accuracies)) == (2, 2)
+
+
+def test_train_learns_and_test_does_not():
+    torch.manual_seed(1)
+    model = torch.nn.Sequential(torch.nn.Dropout(0.5), tiny_model())
+    loader = DataLoader(TensorDataset(torch.randn(8, 1, 28, 28), torch.arange(8)), batch_size=4)
+    before = [p.clone() for p in model.parameters()]
+    assert utils.test(model, CPU, loader, F.nll_loss) == utils.test(model, CPU, loader, F.nll_loss)  # no dropout
+    assert all(map(torch.equal, before, model.parameters()))
+    utils.train(model, CPU, loader, utils.get_optimizer(model), F.nll_loss)
+    assert model.training
+    assert not any(map(torch.equal, before, model.parameters()))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_one_batch_overfits(digits, precision):
+    batch = [next(iter(digits[0]))]
+    model = Net()
+    optimizer = utils.get_optimizer(model, "Adam", 0.002)
+    for _ in range(25):
+        loss, accuracy = utils.train(model, CPU, batch, optimizer, utils.get_loss(), precision=precision)
+    assert accuracy == 100
+    assert loss < 0.1
+
+
+def test_bf16_and_fp32_agree(digits):
+    model = Net()
+    full, half = (utils.test(model, CPU, digits[1], F.nll_loss, precision=p)[0] for p in ("fp32", "bf16"))
+    assert full != half
+    assert half == pytest.approx(full, rel=1e-2)
+
+
+def test_memory_format_can_be_kept():
+    model, data = Net(), [(torch.rand(2, 1, 28, 28), torch.tensor([1, 2]))]
+    utils.test(model, CPU, data, F.nll_loss, channels_last=False)
+    assert model.conv2.weight.is_contiguous()
+    utils.test(model, CPU, data, F.nll_loss)
+    assert model.conv2.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_one_cycle_is_stepped_by_train_and_others_are_refused():
+    model, data = tiny_model(), [(torch.rand(4, 1, 28, 28), torch.arange(4))] * 6
+    optimizer = utils.get_optimizer(model, learningrate=0.1)
+    scheduler = utils.get_scheduler(optimizer, name="OneCycleLR", total_steps=6)
+    utils.train(model, CPU, data, optimizer, F.nll_loss, scheduler=scheduler)
+    assert scheduler.last_epoch == 6
+    step = utils.get_scheduler(optimizer)
+    with pytest.raises(ValueError, match=r"train steps OneCycleLR only; call StepLR's step\(\) yourself"):
+        utils.train(model, CPU, data, optimizer, F.nll_loss, scheduler=step)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change(value):
+    model = tiny_model()
+    images = torch.rand(12, 1, 28, 28)
+    images[9] = value
+    loader = DataLoader(TensorDataset(images, torch.zeros(12, dtype=torch.long)), batch_size=4)
+    optimizer, history = utils.get_optimizer(model, learningrate=0.125), [0.7]
+    message = r"Epoch 2, batch 3: the loss is (nan|inf) at learning rate 0.125. Try a smaller rate"
+    with pytest.raises(FloatingPointError, match=message):
+        utils.train(model, CPU, loader, optimizer, F.nll_loss, history)
+    assert history == [0.7]
+    assert all(p.isfinite().all() for p in model.parameters())
+    with pytest.raises(FloatingPointError, match="Testing, batch 3"):
+        utils.test(model, CPU, loader, F.nll_loss)
+
+
+def test_bad_loops_are_refused_in_one_sentence():
+    model = tiny_model()
+    data = [(torch.rand(4, 1, 28, 28), torch.arange(4))]
+    with pytest.raises(ValueError, match="The loader gave no batch"):
+        utils.test(model, CPU, [], F.nll_loss)
+    with pytest.raises(ValueError, match="Unknown precision 'fp8': choose 'fp32' or 'bf16'"):
+        utils.test(model, CPU, data, F.nll_loss, precision="fp8")
+    with pytest.raises(ValueError, match="reduction='mean'"):
+        utils.test(model, CPU, data, torch.nn.NLLLoss(reduction="sum"))
+
+
+# Progress bar -----------------------------------------------------------------------------------
+
+
+def test_no_progress_bar_where_nobody_watches(capfd):
+    utils.test(tiny_model(), CPU, [(torch.rand(4, 1, 28, 28), torch.arange(4))], F.nll_loss)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_bar_in_a_terminal_that_clears_itself():
+    import pty
+
+    code = (
+        "import torch, utils, time\n"
+        "model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10), torch.nn.LogSoftmax(1))\n"
+        "class Slow(list):\n"
+        "    def __iter__(self):\n"
+        "        for x in list.__iter__(self): time.sleep(0.2); yield x\n"
+        "data = Slow([(torch.rand(4, 1, 28, 28), torch.arange(4))] * 4)\n"
+        "utils.test(model, 'cpu', data, torch.nn.functional.nll_loss)\n"
+    )
+    ours, theirs = pty.openpty()
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True, cwd=Path(utils.__file__).parent)
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert "Testing" in shown
+    assert "loss 2." in shown
+    assert " %" in shown
+    assert shown.rsplit("\r", 2)[1].strip() == ""
+
+
+def test_a_bar_in_a_live_notebook_that_leaves_nothing_in_what_is_saved():
+    """Run by a client that can answer questions, as a browser does, and by one that cannot, as nbval does."""
+    from jupyter_client.manager import start_new_kernel
+
+    code = (
+        "import torch, utils, time\n"
+        "model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10), torch.nn.LogSoftmax(1))\n"
+        "class Slow(list):\n"
+        "    def __iter__(self):\n"
+        "        for x in list.__iter__(self): time.sleep(0.2); yield x\n"
+        "data = Slow([(torch.rand(4, 1, 28, 28), torch.arange(4))] * 4)\n"
+        "for epoch in range(2):\n"
+        "    loss, accuracy = utils.test(model, 'cpu', data, torch.nn.functional.nll_loss)\n"
+        "    print(f'Epoch {epoch}')\n"
+    )
+    manager, client = start_new_kernel(cwd=str(Path(utils.__file__).parent))
+    try:
+        shown = {}
+        for live in (True, False):
+            texts = []
+
+            def collect(message, texts=texts):
+                if message["msg_type"] == "stream":
+                    texts.append((message["content"]["name"], message["content"]["text"]))
+
+            reply = client.execute_interactive(code, allow_stdin=live, output_hook=collect, timeout=120)
+            assert reply["content"]["status"] == "ok", reply["content"]
+            assert {name for name, _ in texts} == {"stdout"}
+            shown[live] = "".join(text for _, text in texts)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    assert shown[False] == "Epoch 0\nEpoch 1\n"
+    assert "Testing" in shown[True]
+    saved = []  # what a browser saves: a carriage return goes back, what follows overwrites
+    for line in shown[True].split("\n"):
+        kept = ""
+        for part in line.split("\r"):
+            kept = part + kept[len(part) :]
+        saved.append(kept.rstrip())
+    assert saved == ["Epoch 0", "Epoch 1", ""]
+
+
+# Plots ------------------------------------------------------------------------------------------
+
+
+def test_samples_are_the_loaders_with_their_labels(digits):
+    figure = utils.post_display(digits[1])
+    images, labels = next(iter(digits[1]))
+    assert len(figure.axes) == 16
+    for ax, image, label in zip(figure.axes, images, labels, strict=False):
+        assert ax.get_title() == str(int(label))
+        assert ax.images[0].get_array().tolist() == image[0].tolist()
+
+
+def test_samples_need_sixteen_images(digits):
+    loader = utils.get_MNISTdataset_with_loader("test", {"batch_size": 8}, dataset="digits")
+    with pytest.raises(ValueError, match="shows 16 images; the batch has 8"):
+        utils.post_display(loader)
+
+
+def test_curves_have_named_axes_and_the_data():
+    lists = [2.0, 1.0, 0.5], [1.5, 0.75, 0.4], [50.0, 80.0, 90.0], [60.0, 85.0, 92.0]
+    figure = utils.post_accuracyplots(*lists)
+    loss, accuracy = figure.axes
+    assert (loss.get_title(), loss.get_xlabel()) == ("Loss", "epoch")
+    assert loss.get_ylabel() == "mean negative log-likelihood"
+    assert (accuracy.get_title(), accuracy.get_xlabel()) == ("Accuracy", "epoch")
+    assert accuracy.get_ylabel() == "accuracy (%)"
+    for ax, pair in ((loss, lists[:2]), (accuracy, lists[2:])):
+        assert [line.get_label() for line in ax.lines] == ["training", "test"]
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["training", "test"]
+        for line, values in zip(ax.lines, pair, strict=True):
+            assert line.get_xdata().tolist() == [1, 2, 3]
+            assert line.get_ydata().tolist() == values
+
+
+def test_nothing_to_plot_is_said():
+    with pytest.raises(ValueError, match="run the training loop first"):
+        utils.post_accuracyplots([], [], [], [])
+
+
+# The whole, on real MNIST -----------------------------------------------------------------------
+
+
+@pytest.mark.mnist
+def test_one_epoch_on_mnist_reaches_97_percent():
+    import dataset
+
+    if not dataset.raw_folder("mnist", dataset.data_root()).is_dir():
+        pytest.skip("real MNIST is not here: point MNIST_DATA at a folder that holds MNIST/raw")
+    utils.set_seed(1)
+    device, model = utils.get_device(), Net()
+    model.to(device)
+    train_loader = utils.get_MNISTdataset_with_loader("train", {"batch_size": 128, "shuffle": True}, dataset="mnist")
+    test_loader = utils.get_MNISTdataset_with_loader("test", {"batch_size": 500}, dataset="mnist")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        utils.train(model, device, train_loader, utils.get_optimizer(model, "Adam", 0.001), utils.get_loss())
+        assert utils.test(model, device, test_loader, utils.get_loss())[1] >= 97

@@ -1,0 +1,506 @@
+"""What a session needs: transforms, loaders, optimizers, schedulers, losses, loops and plots."""
+
+import ctypes
+import functools
+import random
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.ticker import MaxNLocator
+from torch.optim import lr_scheduler
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+from tqdm import tqdm
+
+from dataset import load_dataset
+
+MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels in [0, 1]
+
+# ------------------------------------------------------------------------------------------------
+# Device, precision, seed
+# ------------------------------------------------------------------------------------------------
+
+
+def get_device():
+    """The fastest device that this machine has: CUDA, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def get_precision(device):
+    """'bf16' where the hardware computes in bfloat16 natively, else 'fp32'.
+
+    An emulated bfloat16 gives the same numbers, slower than float32; so a CPU must have AVX-512
+    or AMX bf16 instructions (x86) or bf16 ones (Arm), and a GPU compute capability 8.0.
+    """
+    device = torch.device(device)
+    if device.type == "cuda":
+        native = torch.cuda.get_device_capability(device) >= (8, 0)
+    elif device.type == "cpu":
+        has = torch.cpu.get_capabilities()
+        native = any(has.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+    else:
+        native = False
+    return "bf16" if native else "fp32"
+
+
+def describe_device(device):
+    """One line for the device check: the device, its precision and why."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = f"{torch.get_num_threads()} threads"
+    if get_precision(device) == "bf16":
+        how = "bf16 autocast and channels_last, since this hardware computes in bf16 natively"
+    else:
+        how = "fp32, since this hardware has no native bf16"
+    return f"{device.type} ({name}): {how}"
+
+
+def set_seed(seed):
+    """Seed Python, NumPy and PyTorch on every device: the same seed gives the same losses."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+@functools.cache
+def _keep_freed_memory():
+    """Have glibc keep freed blocks for the next batch, where it would hand them back to the system.
+
+    Getting the pages of the large activations anew, batch after batch, costs a quarter of an epoch
+    on a CPU (`benchmarks/speed.py` measures it). Elsewhere than on glibc this does nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: blocks up to 1 GiB come from the heap
+        mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: and the heap's free end stays
+    except (OSError, AttributeError):
+        pass
+
+
+# ------------------------------------------------------------------------------------------------
+# Transforms: one PIL image or a whole uint8 batch (N, 1, 28, 28)
+# ------------------------------------------------------------------------------------------------
+
+
+class RandomAffineEach(torch.nn.Module):
+    """Rotate, zoom and shift every image of a float batch `(..., 1, H, W)` by its own random draw.
+
+    `degrees`: rotation uniform in ±degrees; `zoom`: factor uniform in (low, high), applied with
+    `zoom_probability`; `shift`: uniform in ±shift along each axis, in half widths of the image;
+    `mode`: 'bilinear' or 'nearest'. One affine grid and one sampling for the whole batch, the
+    background filled with 0 (Jaderberg et al. 2015, Spatial Transformer Networks).
+    """
+
+    def __init__(self, degrees=0.0, zoom=(1.0, 1.0), zoom_probability=1.0, shift=0.0, mode="bilinear"):
+        super().__init__()
+        self.degrees, self.zoom, self.shift, self.mode = degrees, zoom, shift, mode
+        self.zoom_probability = zoom_probability
+
+    def forward(self, images):
+        batch = images.reshape(-1, *images.shape[-3:])  # (N, 1, H, W)
+        u = torch.rand(5, len(batch), device=images.device)
+        angle = torch.deg2rad((2 * u[0] - 1) * self.degrees)
+        low, high = self.zoom
+        zoom = torch.where(u[1] < self.zoom_probability, low + (high - low) * u[2], 1.0)
+        cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+        x, y = (2 * u[3:] - 1) * self.shift
+        theta = torch.stack([cos, -sin, x, sin, cos, y], dim=1).view(-1, 2, 3)  # output → input
+        grid = F.affine_grid(theta, list(batch.shape), align_corners=False)  # (N, H, W, 2)
+        return F.grid_sample(batch, grid, mode=self.mode, align_corners=False).view(images.shape)
+
+    def extra_repr(self):
+        return (
+            f"degrees={self.degrees}, zoom={self.zoom}, zoom_probability={self.zoom_probability},"
+            f" shift={self.shift}, mode={self.mode!r}"
+        )
+
+
+def _pipeline(*steps):
+    return v2.Compose(
+        [
+            v2.ToImage(),  # a PIL image becomes a tensor (1, 28, 28), a tensor stays as it is
+            v2.ToDtype(torch.float32, scale=True),  # 0 … 255 → [0, 1]
+            *steps,
+            v2.Normalize([MEAN], [STD]),
+            v2.ToPureTensor(),
+        ]
+    )
+
+
+def get_train_transforms(*augmentation):
+    """Augmentation, then normalisation by MNIST's mean and deviation.
+
+    By default the capstone's augmentation: with probability 0.1 a centre crop to 22 pixels resized
+    to 28 (a zoom by 28/22), then a rotation uniform in ±15°; or the steps that are given instead,
+    which see float images in [0, 1]. Takes one PIL image `28×28`, giving `(1, 28, 28)`, or a uint8
+    tensor `(N, 1, 28, 28)`, drawing for each of its images.
+    """
+    return _pipeline(
+        *augmentation
+        or (
+            RandomAffineEach(zoom=(28 / 22, 28 / 22), zoom_probability=0.1),
+            # The nearest pixel, as torchvision's RandomRotation takes by default: bilinear rotation
+            # would blur every training image, and none of the test images.
+            RandomAffineEach(degrees=15.0, mode="nearest"),
+        )
+    )
+
+
+def get_test_transforms():
+    """Scaled to [0, 1] and normalised; shapes as for `get_train_transforms`."""
+    return _pipeline()
+
+
+# ------------------------------------------------------------------------------------------------
+# Loaders
+# ------------------------------------------------------------------------------------------------
+
+
+def _as_is(batch):
+    return batch  # `__getitems__` has made a batch already
+
+
+def get_MNISTdataset_with_loader(
+    datasettype, kwargs, *, dataset="auto", root=None, transform=None, holdout=0, device=None
+):
+    """A standard DataLoader of `(images (N, 1, 28, 28) float32, labels (N,) int64)` batches.
+
+    `datasettype`: 'train', 'test', or 'validation' with a `holdout`; `kwargs`: for the DataLoader
+    (batch_size, shuffle, num_workers, pin_memory, …); `dataset`, `root`, `holdout`: see
+    `dataset.load_dataset`, also for what is raised; `transform`: by default the train transforms
+    for 'train' and the test transforms otherwise; `device`: keep the data there, so that no
+    batch is copied. `loader.dataset` says which data it holds.
+    """
+    if transform is None:
+        transform = get_train_transforms() if datasettype == "train" else get_test_transforms()
+    data = load_dataset(datasettype, dataset, root, transform=transform, holdout=holdout)
+    if device is not None and torch.device(device).type != "cpu":
+        if kwargs.get("num_workers") or kwargs.get("pin_memory"):
+            raise ValueError("Data kept on the device needs num_workers=0 and pin_memory=False.")
+        data.to(device)
+    return DataLoader(data, **{"collate_fn": _as_is, **kwargs})
+
+
+# ------------------------------------------------------------------------------------------------
+# Optimizer, scheduler, loss: by name
+# ------------------------------------------------------------------------------------------------
+
+OPTIMIZERS = {
+    "SGD": torch.optim.SGD,
+    "Adam": torch.optim.Adam,
+    "AdamW": torch.optim.AdamW,
+    "RMSprop": torch.optim.RMSprop,
+}
+SCHEDULERS = {
+    "StepLR": lr_scheduler.StepLR,
+    "OneCycleLR": lr_scheduler.OneCycleLR,
+    "CosineAnnealingLR": lr_scheduler.CosineAnnealingLR,
+    "ReduceLROnPlateau": lr_scheduler.ReduceLROnPlateau,
+}
+LOSSES = {"nll_loss": F.nll_loss, "cross_entropy": F.cross_entropy}
+
+
+def _choose(what, name, choices):
+    if name not in choices:
+        raise ValueError(f"Unknown {what} {name!r}: choose one of {', '.join(choices)}.")
+    return choices[name]
+
+
+def get_optimizer(model, optname="SGD", learningrate=0.01, momentumval=0.9, **kwargs):
+    """The optimizer of this name: SGD, Adam, AdamW or RMSprop.
+
+    `momentumval` is SGD's momentum, the others have their own; `kwargs` are passed on
+    (weight_decay, betas, …). Raises ValueError for an unknown name.
+    """
+    kind = _choose("optimizer", optname, OPTIMIZERS)
+    if optname == "SGD":
+        kwargs.setdefault("momentum", momentumval)
+    return kind(model.parameters(), lr=learningrate, **kwargs)
+
+
+class _SaysRate:
+    """Mixed into a scheduler class: `step` prints the learning rate when it changes."""
+
+    def step(self, *args, **kwargs):
+        before = [group["lr"] for group in self.optimizer.param_groups]
+        super().step(*args, **kwargs)
+        after = [group["lr"] for group in self.optimizer.param_groups]
+        if after != before:
+            print(f"Learning rate: {', '.join(f'{rate:.3g}' for rate in after)}")
+
+
+def get_scheduler(optimizer, stepsize=10, gamma_val=0.1, verbose_bool=False, *, name="StepLR", **kwargs):
+    """The learning-rate scheduler of this name; `verbose_bool` prints the rate when it changes.
+
+    - StepLR: the rate × `gamma_val` every `stepsize` epochs.
+    - OneCycleLR: up to `max_lr` (by default the optimizer's rate) and down again over
+      `total_steps` batches; give it to `train`, which steps it after each batch.
+      Smith and Topin 2018, Super-Convergence.
+    - CosineAnnealingLR: down to `eta_min` in `stepsize` epochs (T_max).
+    - ReduceLROnPlateau: the rate × `gamma_val` after `stepsize` epochs (patience) without a
+      better loss; step it with that loss.
+
+    `kwargs` are passed on. Raises ValueError for an unknown name.
+    """
+    kind = _choose("scheduler", name, SCHEDULERS)
+    if name == "StepLR":
+        kwargs = {"step_size": stepsize, "gamma": gamma_val, **kwargs}
+    elif name == "OneCycleLR":
+        kwargs = {"max_lr": [group["lr"] for group in optimizer.param_groups], **kwargs}
+    elif name == "CosineAnnealingLR":
+        kwargs = {"T_max": stepsize, **kwargs}
+    else:
+        kwargs = {"patience": stepsize, "factor": gamma_val, **kwargs}
+    if verbose_bool:
+        kind = type(name, (_SaysRate, kind), {})
+    return kind(optimizer, **kwargs)
+
+
+def get_loss(loss_name="nll_loss"):
+    """The loss function of this name: 'nll_loss' (for log-probabilities) or 'cross_entropy'.
+
+    Called with `(N, 10)` outputs and `(N,)` labels it gives their mean. Raises ValueError for an
+    unknown name.
+    """
+    return _choose("loss", loss_name, LOSSES)
+
+
+# ------------------------------------------------------------------------------------------------
+# One epoch of training, one pass of testing
+# ------------------------------------------------------------------------------------------------
+
+
+def _correct(outputs, labels):
+    return (outputs.argmax(dim=1) == labels).sum()
+
+
+def GetCorrectPredCount(pPrediction, pLabels):
+    """How many rows of `pPrediction` `(N, 10)` have their largest value at the label `(N,)`: int."""
+    return int(_correct(pPrediction, pLabels))
+
+
+def _watched():
+    """Does somebody see the output as it comes? In a terminal and a live notebook, yes.
+
+    Not in a notebook that a program runs (jupyter execute, nbval): such a program says that it
+    cannot answer questions, and so tells itself from a browser.
+    """
+    if "IPython" in sys.modules:
+        shell = sys.modules["IPython"].get_ipython()
+        if hasattr(shell, "kernel"):
+            return bool(shell.kernel.get_parent("shell").get("content", {}).get("allow_stdin"))
+    return sys.stderr.isatty()
+
+
+def _progress(loader, title):
+    """A progress bar that leaves no trace: cleared when done, shown only where it is watched.
+
+    In a notebook it goes to stdout, where the line printed next overwrites it in what is saved.
+    """
+    live_notebook = not sys.stderr.isatty()
+    return tqdm(
+        loader,
+        desc=title,
+        ncols=64,
+        bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}",
+        leave=False,
+        disable=not _watched(),
+        file=sys.stdout if live_notebook else sys.stderr,
+    )
+
+
+def _epoch(model, device, loader, criterion, precision, channels_last, title, learn):
+    """One pass over the loader; `learn(loss)` makes a step where it is given. Returns the means."""
+    device = torch.device(device)
+    precision = precision or get_precision(device)
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"Unknown precision {precision!r}: choose 'fp32' or 'bf16'.")
+    if getattr(criterion, "reduction", "mean") != "mean":
+        raise ValueError("The loss must be a mean over the batch: give it reduction='mean'.")
+    if device.type != "mps" and channels_last is not False:
+        model.to(memory_format=torch.channels_last)
+
+    if device.type == "cpu":
+        _keep_freed_memory()
+
+    # A look at the results waits for the device, so on a GPU it comes only now and then.
+    look_every = 1 if device.type == "cpu" else 50
+    pending, total_loss, correct, count = [], 0.0, 0, 0
+
+    def look(batch):
+        nonlocal total_loss, correct, count
+        for i, (loss, right, size) in enumerate(pending):
+            if not torch.isfinite(loss):
+                raise _Diverged(batch - len(pending) + i + 1, float(loss))
+            total_loss += float(loss) * size  # weighted, so that a short last batch counts right
+            correct += int(right)
+            count += size
+        pending.clear()
+
+    with _progress(loader, title) as bar:
+        for batch, (images, labels) in enumerate(bar, start=1):
+            images = images.to(device, non_blocking=True)
+            labels = labels.to(device, non_blocking=True)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                outputs = model(images)
+            loss = criterion(outputs.float(), labels)
+            pending.append((loss.detach(), _correct(outputs, labels), len(labels)))
+            if batch % look_every == 0:
+                look(batch)  # before the step: a loss that is no number must not reach the weights
+                bar.set_postfix_str(f"loss {total_loss / count:.4f}, {100 * correct / count:.2f} %", refresh=False)
+            if learn is not None:
+                learn(loss)
+        look(batch if count or pending else 0)
+    if not count:
+        raise ValueError("The loader gave no batch: is its data set empty, or drop_last on?")
+    return total_loss / count, 100 * correct / count
+
+
+class _Diverged(Exception):
+    pass
+
+
+def train(
+    model,
+    device,
+    train_loader,
+    optimizer,
+    criterion,
+    train_losses=None,
+    train_acc=None,
+    *,
+    scheduler=None,
+    precision=None,
+    channels_last=None,
+    epoch=None,
+):
+    """Train for one epoch; return `(loss, accuracy %)`, means over the samples as they were seen.
+
+    Both are also appended to the lists that are given. `scheduler`: a OneCycleLR, stepped after
+    each batch (the others are stepped once an epoch, by the caller). `precision`: 'fp32' or
+    'bf16' (autocast); by default what the hardware does best. `channels_last`: False keeps the
+    weights' memory format. `epoch`: its number, for messages; by default counted from the list.
+
+    Raises FloatingPointError when the loss is not finite, naming the epoch, batch and rate, before
+    that batch changes the weights (on a GPU: up to 50 batches later); ValueError for another
+    scheduler, an unknown precision, or a loader without a batch.
+    """
+    if scheduler is not None and not isinstance(scheduler, lr_scheduler.OneCycleLR):
+        kind = type(scheduler).__name__
+        raise ValueError(f"train steps OneCycleLR only; call {kind}'s step() yourself, once an epoch.")
+    if epoch is None and train_losses is not None:
+        epoch = len(train_losses) + 1
+    title = "Training" if epoch is None else f"Epoch {epoch}"
+
+    def learn(loss):
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+
+    model.train()
+    try:
+        loss, accuracy = _epoch(model, device, train_loader, criterion, precision, channels_last, title, learn)
+    except _Diverged as stop:
+        batch, value = stop.args
+        rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups)
+        raise FloatingPointError(
+            f"{title}, batch {batch}: the loss is {value} at learning rate {rates}."
+            " Try a smaller rate (a tenth), look for inputs that are not finite, or precision='fp32'."
+        ) from None
+    if train_losses is not None:
+        train_losses.append(loss)
+    if train_acc is not None:
+        train_acc.append(accuracy)
+    return loss, accuracy
+
+
+def test(
+    model,
+    device,
+    test_loader,
+    criterion,
+    test_losses=None,
+    test_acc=None,
+    *,
+    precision=None,
+    channels_last=None,
+):
+    """Evaluate without learning; return `(loss, accuracy %)`, the true means over the samples.
+
+    Both are also appended to the lists that are given. Keywords and errors as for `train`; a loss
+    that is not finite is an error here too.
+    """
+    model.eval()
+    try:
+        with torch.inference_mode():
+            loss, accuracy = _epoch(model, device, test_loader, criterion, precision, channels_last, "Testing", None)
+    except _Diverged as stop:
+        batch, value = stop.args
+        raise FloatingPointError(
+            f"Testing, batch {batch}: the loss is {value}. Have the model's weights become infinite?"
+        ) from None
+    if test_losses is not None:
+        test_losses.append(loss)
+    if test_acc is not None:
+        test_acc.append(accuracy)
+    return loss, accuracy
+
+
+# ------------------------------------------------------------------------------------------------
+# Plots: each returns its figure
+# ------------------------------------------------------------------------------------------------
+
+# Training and test differ in colour, in lightness (for print in grey) and in line style.
+TRAIN_STYLE = {"color": "#E69F00", "linestyle": "--", "marker": "o", "markersize": 3}
+TEST_STYLE = {"color": "#0072B2", "linestyle": "-", "marker": "s", "markersize": 3}
+STYLE = {"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
+
+
+def post_display(train_loader):
+    """A 4×4 grid of the first 16 images that the loader gives, as the network sees them.
+
+    The title of each is its label. Raises ValueError if the first batch holds fewer than 16.
+    """
+    images, labels = next(iter(train_loader))
+    if len(images) < 16:
+        raise ValueError(f"post_display shows 16 images; the batch has {len(images)}: use batch_size ≥ 16.")
+    names = getattr(train_loader.dataset, "classes", None)
+    figure, axes = plt.subplots(4, 4, figsize=(5, 5.6), layout="constrained")
+    for ax, image, label in zip(axes.flat, images.float().cpu(), labels.tolist(), strict=False):
+        ax.imshow(image.squeeze(0), cmap="gray")
+        ax.set_title(names[label] if names else label)
+        ax.axis("off")
+    return figure
+
+
+def post_accuracyplots(train_losses, test_losses, train_acc, test_acc):
+    """Two axes over the epochs: training and test loss, training and test accuracy in %.
+
+    Takes the four lists that `train` and `test` filled, one number an epoch. Raises ValueError
+    when there is nothing to plot.
+    """
+    if not (train_losses or test_losses):
+        raise ValueError("There is nothing to plot yet: run the training loop first.")
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+        for ax, name, unit, pair in (
+            (left, "Loss", "mean negative log-likelihood", (train_losses, test_losses)),
+            (right, "Accuracy", "accuracy (%)", (train_acc, test_acc)),
+        ):
+            for label, values, style in zip(("training", "test"), pair, (TRAIN_STYLE, TEST_STYLE), strict=True):
+                ax.plot(range(1, len(values) + 1), values, label=label, **style)
+            ax.set(title=name, xlabel="epoch", ylabel=unit)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.legend()
+    return figure

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import math
 import random
 import sys
 
@@ -118,9 +119,10 @@ class RandomAffineEach(torch.nn.Module):
         return F.grid_sample(batch, grid, mode=self.mode, align_corners=False).view(images.shape)
 
     def extra_repr(self):
+        low, high = self.zoom
         return (
-            f"degrees={self.degrees}, zoom={self.zoom}, zoom_probability={self.zoom_probability},"
-            f" shift={self.shift}, mode={self.mode!r}"
+            f"degrees={self.degrees:g}, zoom=({low:.3g}, {high:.3g}), zoom_probability={self.zoom_probability:g},"
+            f" shift={self.shift:g}, mode={self.mode!r}"
         )
 
 
@@ -318,33 +320,42 @@ def _progress(loader, title):
     )
 
 
-def _epoch(model, device, loader, criterion, precision, channels_last, title, learn):
-    """One pass over the loader; `learn(loss)` makes a step where it is given. Returns the means."""
+def _one_pass(model, device, loader, criterion, title, precision, channels_last, optimizer=None, scheduler=None):
+    """One pass over the loader, learning where an optimizer is given; returns `(loss, accuracy %)`."""
     device = torch.device(device)
     precision = precision or get_precision(device)
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"Unknown precision {precision!r}: choose 'fp32' or 'bf16'.")
     if getattr(criterion, "reduction", "mean") != "mean":
         raise ValueError("The loss must be a mean over the batch: give it reduction='mean'.")
-    if device.type != "mps" and channels_last is not False:
+    if channels_last or (channels_last is None and device.type != "mps"):
         model.to(memory_format=torch.channels_last)
-
     if device.type == "cpu":
         _keep_freed_memory()
 
-    # A look at the results waits for the device, so on a GPU it comes only now and then.
+    # Looking at a result waits for the device, so on a GPU it happens only now and then.
     look_every = 1 if device.type == "cpu" else 50
-    pending, total_loss, correct, count = [], 0.0, 0, 0
+    losses, rights, sizes = [], [], []  # of the batches not looked at yet
+    total_loss, correct, count, batch = 0.0, 0, 0, 0
 
-    def look(batch):
+    def look():
         nonlocal total_loss, correct, count
-        for i, (loss, right, size) in enumerate(pending):
-            if not torch.isfinite(loss):
-                raise _Diverged(batch - len(pending) + i + 1, float(loss))
-            total_loss += float(loss) * size  # weighted, so that a short last batch counts right
-            correct += int(right)
+        first = batch - len(sizes) + 1
+        for i, (loss, right, size) in enumerate(
+            zip(torch.stack(losses).tolist(), torch.stack(rights).tolist(), sizes, strict=True), start=first
+        ):
+            if not math.isfinite(loss):
+                rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups) if optimizer else None
+                raise FloatingPointError(
+                    f"{title}, batch {i}: the loss is {loss}"
+                    + (f" at learning rate {rates}. Try a tenth of it, or precision='fp32';" if rates else ";")
+                    + " look for weights or inputs that are not finite."
+                )
+            total_loss += loss * size  # weighted, so that a short last batch counts right
+            correct += right
             count += size
-        pending.clear()
+        for pending in (losses, rights, sizes):
+            pending.clear()
 
     with _progress(loader, title) as bar:
         for batch, (images, labels) in enumerate(bar, start=1):
@@ -353,20 +364,23 @@ def _epoch(model, device, loader, criterion, precision, channels_last, title, le
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 outputs = model(images)
             loss = criterion(outputs.float(), labels)
-            pending.append((loss.detach(), _correct(outputs, labels), len(labels)))
+            losses.append(loss.detach())
+            rights.append(_correct(outputs, labels))
+            sizes.append(len(labels))
             if batch % look_every == 0:
-                look(batch)  # before the step: a loss that is no number must not reach the weights
+                look()  # before the step: a loss that is no number must not reach the weights
                 bar.set_postfix_str(f"loss {total_loss / count:.4f}, {100 * correct / count:.2f} %", refresh=False)
-            if learn is not None:
-                learn(loss)
-        look(batch if count or pending else 0)
+            if optimizer is not None:
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
+    if sizes:
+        look()
     if not count:
         raise ValueError("The loader gave no batch: is its data set empty, or drop_last on?")
     return total_loss / count, 100 * correct / count
-
-
-class _Diverged(Exception):
-    pass
 
 
 def train(
@@ -387,8 +401,9 @@ def train(
 
     Both are also appended to the lists that are given. `scheduler`: a OneCycleLR, stepped after
     each batch (the others are stepped once an epoch, by the caller). `precision`: 'fp32' or
-    'bf16' (autocast); by default what the hardware does best. `channels_last`: False keeps the
-    weights' memory format. `epoch`: its number, for messages; by default counted from the list.
+    'bf16' (autocast), by default what `get_precision` says. `channels_last`: the weights' memory
+    format, by default True except on MPS. `epoch`: its number, for messages; by default counted
+    from the list.
 
     Raises FloatingPointError when the loss is not finite, naming the epoch, batch and rate, before
     that batch changes the weights (on a GPU: up to 50 batches later); ValueError for another
@@ -400,28 +415,12 @@ def train(
     if epoch is None and train_losses is not None:
         epoch = len(train_losses) + 1
     title = "Training" if epoch is None else f"Epoch {epoch}"
-
-    def learn(loss):
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if scheduler is not None:
-            scheduler.step()
-
     model.train()
-    try:
-        loss, accuracy = _epoch(model, device, train_loader, criterion, precision, channels_last, title, learn)
-    except _Diverged as stop:
-        batch, value = stop.args
-        rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups)
-        raise FloatingPointError(
-            f"{title}, batch {batch}: the loss is {value} at learning rate {rates}."
-            " Try a smaller rate (a tenth), look for inputs that are not finite, or precision='fp32'."
-        ) from None
-    if train_losses is not None:
-        train_losses.append(loss)
-    if train_acc is not None:
-        train_acc.append(accuracy)
+    loss, accuracy = _one_pass(
+        model, device, train_loader, criterion, title, precision, channels_last, optimizer, scheduler
+    )
+    _append(train_losses, loss)
+    _append(train_acc, accuracy)
     return loss, accuracy
 
 
@@ -438,23 +437,19 @@ def test(
 ):
     """Evaluate without learning; return `(loss, accuracy %)`, the true means over the samples.
 
-    Both are also appended to the lists that are given. Keywords and errors as for `train`; a loss
-    that is not finite is an error here too.
+    Both are also appended to the lists that are given. Keywords and errors as for `train`.
     """
     model.eval()
-    try:
-        with torch.inference_mode():
-            loss, accuracy = _epoch(model, device, test_loader, criterion, precision, channels_last, "Testing", None)
-    except _Diverged as stop:
-        batch, value = stop.args
-        raise FloatingPointError(
-            f"Testing, batch {batch}: the loss is {value}. Have the model's weights become infinite?"
-        ) from None
-    if test_losses is not None:
-        test_losses.append(loss)
-    if test_acc is not None:
-        test_acc.append(accuracy)
+    with torch.inference_mode():
+        loss, accuracy = _one_pass(model, device, test_loader, criterion, "Testing", precision, channels_last)
+    _append(test_losses, loss)
+    _append(test_acc, accuracy)
     return loss, accuracy
+
+
+def _append(values, value):
+    if values is not None:
+        values.append(value)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -477,8 +472,8 @@ def post_display(train_loader):
         raise ValueError(f"post_display shows 16 images; the batch has {len(images)}: use batch_size ≥ 16.")
     names = getattr(train_loader.dataset, "classes", None)
     figure, axes = plt.subplots(4, 4, figsize=(5, 5.6), layout="constrained")
-    for ax, image, label in zip(axes.flat, images.float().cpu(), labels.tolist(), strict=False):
-        ax.imshow(image.squeeze(0), cmap="gray")
+    for ax, image, label in zip(axes.flat, images.cpu().numpy(), labels.tolist(), strict=False):
+        ax.imshow(image[0], cmap="gray")
         ax.set_title(names[label] if names else label)
         ax.axis("off")
     return figure
@@ -502,5 +497,24 @@ def post_accuracyplots(train_losses, test_losses, train_acc, test_acc):
                 ax.plot(range(1, len(values) + 1), values, label=label, **style)
             ax.set(title=name, xlabel="epoch", ylabel=unit)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+            ax.legend()
+    return figure
+
+
+def post_recipes(recipes):
+    """Two axes that compare recipes: test accuracy against training seconds, rate over the run.
+
+    `recipes`: name → {"seconds", "accuracy", "rates"}, each a sequence with one number a point: the
+    training time until then, the test accuracy in %, the learning rate.
+    """
+    with plt.rc_context(STYLE):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+        for (name, recipe), style in zip(recipes.items(), (TRAIN_STYLE, TEST_STYLE), strict=True):
+            accuracy, rates = list(recipe["accuracy"]), list(recipe["rates"])
+            left.plot(list(recipe["seconds"]), accuracy, label=name, **style)
+            right.plot([100 * i / len(rates) for i in range(len(rates))], rates, label=name, **style)
+        left.set(title="Accuracy over time", xlabel="training time (s)", ylabel="test accuracy (%)", xscale="log")
+        right.set(title="Learning rate", xlabel="share of the run (%)", ylabel="learning rate", yscale="log")
+        for ax in (left, right):
             ax.legend()
     return figure

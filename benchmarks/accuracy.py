@@ -27,6 +27,8 @@ import utils  # noqa: E402
 RESULTS = HERE / "results"
 HOLDOUT = 5_000  # training images kept apart with --validation
 
+FAST_AUGMENTATION = (utils.RandomAffineEach(degrees=10, zoom=(0.9, 1.1), shift=0.06),)
+
 RECIPES = {
     "s5": {
         "arch": "Net",
@@ -37,7 +39,35 @@ RECIPES = {
         "scheduler": {"name": "StepLR", "stepsize": 15, "gamma_val": 0.1},
         "loss": "nll_loss",
     },
+    "fast1": {
+        "arch": "Net",
+        "epochs": 1,
+        "batch_size": 64,
+        "augmentation": FAST_AUGMENTATION,
+        "optimizer": {"optname": "AdamW", "learningrate": 0.003, "weight_decay": 0.05},
+        "scheduler": {"name": "OneCycleLR", "pct_start": 0.25},
+        "loss": "nll_loss",
+    },
+    "fast2": {
+        "arch": "Net",
+        "epochs": 2,
+        "batch_size": 128,
+        "augmentation": FAST_AUGMENTATION,
+        "optimizer": {"optname": "AdamW", "learningrate": 0.003, "weight_decay": 0.05},
+        "scheduler": {"name": "OneCycleLR", "pct_start": 0.25},
+        "loss": "nll_loss",
+    },
 }
+
+
+def loader(recipe, split, **options):
+    """The recipe's DataLoader; the training split is augmented and shuffled."""
+    if split == "train":
+        kwargs = {"batch_size": recipe["batch_size"], "shuffle": True}
+        options["transform"] = utils.get_train_transforms(*recipe["augmentation"])
+    else:
+        kwargs = {"batch_size": 500}
+    return utils.get_MNISTdataset_with_loader(split, kwargs, **options)
 
 
 def run(recipe, seed, *, validation=False, dataset="mnist", precision=None):
@@ -45,28 +75,28 @@ def run(recipe, seed, *, validation=False, dataset="mnist", precision=None):
     device = utils.get_device()
     utils.set_seed(seed)
     model = getattr(models, recipe["arch"])().to(device)
-    train_loader = utils.get_MNISTdataset_with_loader(
-        "train",
-        {"batch_size": recipe["batch_size"], "shuffle": True},
-        dataset=dataset,
-        transform=utils.get_train_transforms(*recipe["augmentation"]),
-        holdout=HOLDOUT if validation else 0,
-        device=device,
-    )
-    test_loader = utils.get_MNISTdataset_with_loader(
-        "validation" if validation else "test",
-        {"batch_size": 500},
-        dataset=dataset,
-        holdout=HOLDOUT if validation else 0,
-        device=device,
-    )
+    options = {"dataset": dataset, "holdout": HOLDOUT if validation else 0, "device": device}
+    train_loader = loader(recipe, "train", **options)
+    test_loader = loader(recipe, "validation" if validation else "test", **options)
     optimizer = utils.get_optimizer(model, **recipe["optimizer"])
-    scheduler = utils.get_scheduler(optimizer, **recipe["scheduler"])
+    per_batch = recipe["scheduler"]["name"] == "OneCycleLR"
+    steps = {"total_steps": recipe["epochs"] * len(train_loader)} if per_batch else {}
+    scheduler = utils.get_scheduler(optimizer, **recipe["scheduler"], **steps)
     criterion = utils.get_loss(recipe["loss"])
     start = time.perf_counter()
     for epoch in range(1, recipe["epochs"] + 1):
-        utils.train(model, device, train_loader, optimizer, criterion, epoch=epoch, precision=precision)
-        scheduler.step()
+        utils.train(
+            model,
+            device,
+            train_loader,
+            optimizer,
+            criterion,
+            scheduler=scheduler if per_batch else None,
+            precision=precision,
+            epoch=epoch,
+        )
+        if not per_batch:
+            scheduler.step()
     seconds = time.perf_counter() - start
     loss, accuracy = utils.test(model, device, test_loader, criterion, precision=precision)
     return {"seed": seed, "loss": loss, "accuracy": accuracy, "seconds": seconds}

@@ -1,8 +1,11 @@
+import matplotlib
 import matplotlib.pyplot as plt
 import pytest
 
 import dataset
 import utils
+
+matplotlib.use("Agg")
 
 
 @pytest.fixture(autouse=True)

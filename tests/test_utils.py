@@ -86,10 +86,13 @@ def test_test_transforms_scale_and_normalise():
 
 
 def test_each_image_of_a_batch_has_its_own_draw():
-    image = torch.zeros(1, 1, 28, 28, dtype=torch.uint8)
-    image[..., 4:24, 12:16] = 255  # an upright bar
-    out = utils.get_train_transforms()(image.expand(200, 1, 28, 28))
-    assert len({tuple(o.flatten().tolist()) for o in out}) == 200
+    image = torch.randint(0, 256, (1, 1, 28, 28), dtype=torch.uint8)
+    for transforms, least in (
+        (utils.get_train_transforms(), 100),  # to the nearest pixel, small angles give equal images
+        (utils.get_train_transforms(utils.RandomAffineEach(degrees=15)), 200),
+    ):
+        out = transforms(image.expand(200, 1, 28, 28))
+        assert len({tuple(o.flatten().tolist()) for o in out}) >= least
 
 
 def test_rotation_is_uniform_in_its_range_and_fills_with_background():
@@ -234,7 +237,7 @@ def test_correct_count_is_an_int():
 def test_metrics_count_every_sample_once_with_a_short_last_batch():
     """Against a loop over single images, with batches of 4, 4 and 2."""
     model, images, labels = tiny_model(), torch.randn(10, 1, 28, 28), torch.randint(0, 10, (10,))
-    one_by_one = [-float(model(images[i : i + 1])[0, labels[i]]) for i in range(10)]
+    one_by_one = [-model(images[i : i + 1])[0, labels[i]].item() for i in range(10)]
     right = sum(int(model(images[i : i + 1]).argmax()) == int(labels[i]) for i in range(10))
     loader = DataLoader(TensorDataset(images, labels), batch_size=4)
     losses, accuracies = [], []
@@ -303,7 +306,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(value):
     images[9] = value
     loader = DataLoader(TensorDataset(images, torch.zeros(12, dtype=torch.long)), batch_size=4)
     optimizer, history = utils.get_optimizer(model, learningrate=0.125), [0.7]
-    message = r"Epoch 2, batch 3: the loss is (nan|inf) at learning rate 0.125. Try a smaller rate"
+    message = r"Epoch 2, batch 3: the loss is (nan|inf) at learning rate 0.125. Try a tenth of it"
     with pytest.raises(FloatingPointError, match=message):
         utils.train(model, CPU, loader, optimizer, F.nll_loss, history)
     assert history == [0.7]
@@ -332,7 +335,11 @@ def test_no_progress_bar_where_nobody_watches(capfd):
 
 
 def test_a_bar_in_a_terminal_that_clears_itself():
+    import fcntl
     import pty
+    import select
+    import struct
+    import termios
 
     code = (
         "import torch, utils, time\n"
@@ -344,9 +351,11 @@ def test_a_bar_in_a_terminal_that_clears_itself():
         "utils.test(model, 'cpu', data, torch.nn.functional.nll_loss)\n"
     )
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))  # tqdm hides in a window of no size
     subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True, cwd=Path(utils.__file__).parent)
-    os.close(theirs)
+    assert select.select([ours], [], [], 5)[0], "no bar was shown"
     shown = os.read(ours, 100_000).decode()
+    os.close(theirs)
     os.close(ours)
     assert "Testing" in shown
     assert "loss 2." in shown

@@ -69,7 +69,8 @@ class DigitImages(Dataset):
     `images`: uint8 `(N, 28, 28)`, 0 is background; `labels`: int64 `(N,)`; `classes`: names of
     the labels; `name` and `split` say which data this is. `dataset[i]` is `(transform(image),
     int)` with an image `(1, 28, 28)`. A DataLoader calls `__getitems__` instead, and so gets
-    `(transform(images), labels)` for `(N, 1, 28, 28)` images by one tensor index.
+    `(transform(images), labels)` for `(N, 1, 28, 28)` images by one tensor index; it needs
+    `collate_fn=keep_batch`, since that is a batch already.
     """
 
     def __init__(self, images, labels, *, name, split, classes, transform=None):
@@ -95,9 +96,17 @@ class DigitImages(Dataset):
         return f"{self.name}, {self.split}: {len(self):,} images of 28×28"
 
     def to(self, device):
-        """Move both tensors to `device` and return self: batches then need no copying there."""
+        """Move both tensors to `device`, unless they would take over half of a GPU's free memory."""
+        device = torch.device(device)
+        if device.type == "cuda" and 2 * self.images.nbytes > torch.cuda.mem_get_info(device)[0]:
+            return self
         self.images, self.labels = self.images.to(device), self.labels.to(device)
         return self
+
+
+def keep_batch(batch):
+    """The `collate_fn` for a DataLoader of `DigitImages`, which come as a batch."""
+    return batch
 
 
 def load_dataset(split, dataset="auto", root=None, *, transform=None, holdout=0):
@@ -139,8 +148,8 @@ def load_dataset(split, dataset="auto", root=None, *, transform=None, holdout=0)
 def _hold_out(data, split, holdout):
     if split == "test" or (split == "train" and holdout == 0):
         return data
-    if not 0 < holdout < len(data):
-        raise ValueError(f"holdout must be from 1 to {len(data) - 1} images here, not {holdout}.")
+    if not isinstance(holdout, int) or not 0 < holdout < len(data):
+        raise ValueError(f"holdout must be a whole number from 1 to {len(data) - 1} here, not {holdout}.")
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     keep = order[:holdout] if split == "validation" else order[holdout:]
     data.images, data.labels, data.split = data.images[keep], data.labels[keep], split
@@ -167,6 +176,10 @@ def _from_files(name, split, root):
     if missing := [file for file in ALL_FILES if not (folder / file).is_file()]:
         download(name, root, missing)
     contents = {file: verify(name, folder / file) for file in ALL_FILES}
+    for image_file, label_file in FILES.values():
+        if len(contents[image_file]) != len(contents[label_file]) or contents[label_file].max(initial=0) > 9:
+            what = f"its labels do not fit the {len(contents[image_file])} images of {image_file}"
+            raise DataDamaged(_damage(name, folder / label_file, what))
     images, labels = (contents[file] for file in FILES[split])
     classes = range(10) if name == "mnist" else SOURCES[name].classes
     title = SOURCES[name].__name__
@@ -205,7 +218,7 @@ def _damage(name, path, what):
     root = path.parent.parent.parent
     return (
         f"The file {path} is damaged: {what}. To fetch it again (the damaged one is kept beside it)"
-        f" run: python dataset.py --dataset {name} --data '{root}' --repair"
+        f' run: python dataset.py --dataset {name} --data "{root}" --repair'
     )
 
 
@@ -224,8 +237,8 @@ def download(name, root, wanted=ALL_FILES):
     """Download a data set through torchvision and put the `wanted` files into its raw folder.
 
     Everything happens in a temporary folder in `root`; a file is moved to its place only when
-    complete and verified. Raises DataMissing after STALL_LIMIT seconds without a new byte, or as
-    soon as every mirror has failed.
+    complete and verified. Raises DataMissing when torchvision finds no mirror that gives the
+    files, or after STALL_LIMIT seconds without a new byte.
     """
     folder = raw_folder(name, root)
     when, why = _failures.get((name, str(root)), (None, None))
@@ -235,9 +248,9 @@ def download(name, root, wanted=ALL_FILES):
     if why is not None:
         title = SOURCES[name].__name__
         raise DataMissing(
-            f"{title} is not in {folder} (missing: {', '.join(wanted)}), and it could not be"
+            f"{title} is not complete in {folder} (wanted: {', '.join(wanted)}), and it could not be"
             f" downloaded: {why}. Put the four files there, or point MNIST_DATA at a folder that"
-            f" holds {title}/raw, or try again later with: python dataset.py --dataset {name}."
+            f' holds {title}/raw, or try again later with: python dataset.py --dataset {name} --data "{root}"'
         )
 
 
@@ -245,9 +258,12 @@ def _try_download(name, root, folder, wanted):
     """Return None when the files are in place, else the reason why not."""
     outcome = []
 
+    # torchvision's class under its own name, from which it takes its folder's, with mirrors of our own.
+    source = type(SOURCES[name].__name__, (SOURCES[name],), {"mirrors": list(SOURCES[name].mirrors)})
+
     def fetch(target):
         try:
-            SOURCES[name](target, download=True)  # checks the MD5 of each archive
+            source(target, download=True)  # checks the MD5 of each archive
             outcome.append(None)
         except Exception as problem:  # whatever it is, the caller says it in one sentence
             outcome.append(problem)
@@ -267,14 +283,16 @@ def _try_download(name, root, folder, wanted):
                 if now != size:
                     size, since = now, time.monotonic()
                 elif time.monotonic() - since > STALL_LIMIT:
+                    source.mirrors.clear()  # or the thread, once awake, would go on with the next
                     return f"no byte arrived for {STALL_LIMIT} seconds"
             if outcome[0] is not None:
                 return " ".join(str(outcome[0]).split()) or type(outcome[0]).__name__
             fresh = raw_folder(name, target)
             sums = {}
             for file in ALL_FILES:
-                verify(name, fresh / file)
                 sums[file] = hashlib.sha256((fresh / file).read_bytes()).hexdigest()
+                if name == "mnist" and sums[file] != MNIST_SHA256[file]:
+                    return f"what came as {file} has the SHA-256 {sums[file]}, expected {MNIST_SHA256[file]}"
             folder.mkdir(parents=True, exist_ok=True)
             for file in wanted:
                 os.replace(fresh / file, folder / file)
@@ -353,10 +371,14 @@ def _repair(name, root, folder):
         except DataDamaged:
             damaged.append(file)
     for file in damaged:
-        shutil.copy2(folder / file, folder / f"{file}.damaged")
+        kept, number = folder / f"{file}.damaged", 1
+        while kept.exists():
+            kept, number = folder / f"{file}.damaged{number + 1}", number + 1
+        shutil.copy2(folder / file, kept)
+        print(f"Kept the damaged file as {kept}.")
     if damaged:
         download(name, root, damaged)  # replaces them only once the new ones are verified
-        print(f"Fetched again: {', '.join(damaged)}; the damaged ones are kept as *.damaged.")
+        print(f"Fetched again: {', '.join(damaged)}.")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from dataset import load_dataset
+from dataset import keep_batch, load_dataset
 
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels in [0, 1]
 
@@ -50,16 +50,18 @@ def get_precision(device):
 
 
 def describe_device(device):
-    """One line for the device check: the device, its precision and why."""
+    """One line for the device check: the device, its precision and memory format, and why."""
     device = torch.device(device)
+    if device.type == "mps":
+        return "mps (Apple GPU): fp32 and contiguous memory; autocast is used on CUDA and CPUs only"
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
         name = f"{torch.get_num_threads()} threads"
     if get_precision(device) == "bf16":
-        how = "bf16 autocast and channels_last, since this hardware computes in bf16 natively"
+        how = "bf16 autocast and channels_last memory, since this hardware computes in bf16 natively"
     else:
-        how = "fp32, since this hardware has no native bf16"
+        how = "fp32 and channels_last memory, since this hardware has no native bf16"
     return f"{device.type} ({name}): {how}"
 
 
@@ -81,7 +83,9 @@ def _keep_freed_memory():
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: blocks up to 1 GiB come from the heap
+        # M_MMAP_THRESHOLD: blocks up to 1 GiB come from the heap; some versions allow 32 MiB at most
+        if not mallopt(-3, 1 << 30):
+            mallopt(-3, 32 << 20)
         mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD: and the heap's free end stays
     except (OSError, AttributeError):
         pass
@@ -130,6 +134,7 @@ def _pipeline(*steps):
     return v2.Compose(
         [
             v2.ToImage(),  # a PIL image becomes a tensor (1, 28, 28), a tensor stays as it is
+            v2.Resize((28, 28)),
             v2.ToDtype(torch.float32, scale=True),  # 0 … 255 → [0, 1]
             *steps,
             v2.Normalize([MEAN], [STD]),
@@ -167,8 +172,19 @@ def get_test_transforms():
 # ------------------------------------------------------------------------------------------------
 
 
-def _as_is(batch):
-    return batch  # `__getitems__` has made a batch already
+class _BatchesOnDevice:
+    """Batches of indices that are drawn on the device, so that not even they are copied to it."""
+
+    def __init__(self, length, device, batch_size=1, shuffle=False, drop_last=False):
+        self.length, self.device, self.batch_size = length, device, batch_size
+        self.shuffle, self.drop_last = shuffle, drop_last
+
+    def __iter__(self):
+        order = (torch.randperm if self.shuffle else torch.arange)(self.length, device=self.device)
+        return iter(order.split(self.batch_size)[: len(self)])
+
+    def __len__(self):
+        return self.length // self.batch_size if self.drop_last else -(-self.length // self.batch_size)
 
 
 def get_MNISTdataset_with_loader(
@@ -179,17 +195,23 @@ def get_MNISTdataset_with_loader(
     `datasettype`: 'train', 'test', or 'validation' with a `holdout`; `kwargs`: for the DataLoader
     (batch_size, shuffle, num_workers, pin_memory, …); `dataset`, `root`, `holdout`: see
     `dataset.load_dataset`, also for what is raised; `transform`: by default the train transforms
-    for 'train' and the test transforms otherwise; `device`: keep the data there, so that no
-    batch is copied. `loader.dataset` says which data it holds.
+    for 'train' and the test transforms otherwise; `device`: keep the data there if it fits,
+    so that no batch is copied. `loader.dataset` says which data it holds.
     """
     if transform is None:
         transform = get_train_transforms() if datasettype == "train" else get_test_transforms()
     data = load_dataset(datasettype, dataset, root, transform=transform, holdout=holdout)
-    if device is not None and torch.device(device).type != "cpu":
+    kwargs = {"collate_fn": keep_batch, **kwargs}
+    if device is not None and torch.device(device).type != "cpu" and data.to(device).images.device.type != "cpu":
         if kwargs.get("num_workers") or kwargs.get("pin_memory"):
             raise ValueError("Data kept on the device needs num_workers=0 and pin_memory=False.")
-        data.to(device)
-    return DataLoader(data, **{"collate_fn": _as_is, **kwargs})
+        if own := {"sampler", "batch_sampler", "generator"} & {name for name in kwargs if kwargs[name] is not None}:
+            raise ValueError(
+                f"Data kept on the device is drawn there, without {', '.join(sorted(own))}: leave device out."
+            )
+        choice = {name: kwargs.pop(name) for name in ("batch_size", "shuffle", "drop_last") if name in kwargs}
+        kwargs["batch_sampler"] = _BatchesOnDevice(len(data), data.images.device, **choice)
+    return DataLoader(data, **kwargs)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -258,6 +280,7 @@ def get_scheduler(optimizer, stepsize=10, gamma_val=0.1, verbose_bool=False, *, 
         kwargs = {"step_size": stepsize, "gamma": gamma_val, **kwargs}
     elif name == "OneCycleLR":
         kwargs = {"max_lr": [group["lr"] for group in optimizer.param_groups], **kwargs}
+        kwargs.setdefault("cycle_momentum", optimizer.defaults.get("momentum") != 0)  # none stays none
     elif name == "CosineAnnealingLR":
         kwargs = {"T_max": stepsize, **kwargs}
     else:
@@ -279,6 +302,10 @@ def get_loss(loss_name="nll_loss"):
 # ------------------------------------------------------------------------------------------------
 # One epoch of training, one pass of testing
 # ------------------------------------------------------------------------------------------------
+
+
+# Batches between two looks at the results: a look waits for the device, which on a CPU costs nothing.
+LOOK_EVERY = {"cpu": 1, "gpu": 50}
 
 
 def _correct(outputs, labels):
@@ -328,45 +355,44 @@ def _one_pass(model, device, loader, criterion, title, precision, channels_last,
         raise ValueError(f"Unknown precision {precision!r}: choose 'fp32' or 'bf16'.")
     if getattr(criterion, "reduction", "mean") != "mean":
         raise ValueError("The loss must be a mean over the batch: give it reduction='mean'.")
-    if channels_last or (channels_last is None and device.type != "mps"):
-        model.to(memory_format=torch.channels_last)
+    if channels_last is None:
+        channels_last = device.type != "mps"
+    model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     if device.type == "cpu":
         _keep_freed_memory()
 
-    # Looking at a result waits for the device, so on a GPU it happens only now and then.
-    look_every = 1 if device.type == "cpu" else 50
-    losses, rights, sizes = [], [], []  # of the batches not looked at yet
+    look_every = LOOK_EVERY.get(device.type, LOOK_EVERY["gpu"])
+    pending = []  # (loss, correct, size, rate) of the batches not looked at yet
     total_loss, correct, count, batch = 0.0, 0, 0, 0
 
     def look():
         nonlocal total_loss, correct, count
-        first = batch - len(sizes) + 1
-        for i, (loss, right, size) in enumerate(
-            zip(torch.stack(losses).tolist(), torch.stack(rights).tolist(), sizes, strict=True), start=first
-        ):
+        losses, rights, sizes, rates = zip(*pending, strict=True)
+        losses, rights = torch.stack(losses).tolist(), torch.stack(rights).tolist()
+        for i, loss in enumerate(losses):
             if not math.isfinite(loss):
-                rates = ", ".join(f"{group['lr']:.3g}" for group in optimizer.param_groups) if optimizer else None
+                at = f" at learning rate {rates[i]:.3g}. Try a tenth of it, or precision='fp32';" if rates[i] else ";"
                 raise FloatingPointError(
-                    f"{title}, batch {i}: the loss is {loss}"
-                    + (f" at learning rate {rates}. Try a tenth of it, or precision='fp32';" if rates else ";")
-                    + " look for weights or inputs that are not finite."
+                    f"{title}, batch {batch - len(losses) + i + 1}: the loss is {loss}{at}"
+                    " look for weights or inputs that are not finite."
                 )
-            total_loss += loss * size  # weighted, so that a short last batch counts right
-            correct += right
-            count += size
-        for pending in (losses, rights, sizes):
-            pending.clear()
+            total_loss += loss * sizes[i]  # weighted, so that a short last batch counts right
+        correct += sum(rights)
+        count += sum(sizes)
+        pending.clear()
 
-    with _progress(loader, title) as bar:
+    # The weights' memory format is changed above, since what inference_mode makes can't learn later.
+    with torch.inference_mode(optimizer is None), _progress(loader, title) as bar:
         for batch, (images, labels) in enumerate(bar, start=1):
             images = images.to(device, non_blocking=True)
             labels = labels.to(device, non_blocking=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 outputs = model(images)
             loss = criterion(outputs.float(), labels)
-            losses.append(loss.detach())
-            rights.append(_correct(outputs, labels))
-            sizes.append(len(labels))
+            if loss.ndim > 0:
+                raise ValueError("The loss must be a mean over the batch: give it reduction='mean'.")
+            rate = optimizer.param_groups[0]["lr"] if optimizer else None
+            pending.append((loss.detach(), _correct(outputs, labels), len(labels), rate))
             if batch % look_every == 0:
                 look()  # before the step: a loss that is no number must not reach the weights
                 bar.set_postfix_str(f"loss {total_loss / count:.4f}, {100 * correct / count:.2f} %", refresh=False)
@@ -376,7 +402,7 @@ def _one_pass(model, device, loader, criterion, title, precision, channels_last,
                 optimizer.step()
             if scheduler is not None:
                 scheduler.step()
-    if sizes:
+    if pending:
         look()
     if not count:
         raise ValueError("The loader gave no batch: is its data set empty, or drop_last on?")
@@ -399,19 +425,19 @@ def train(
 ):
     """Train for one epoch; return `(loss, accuracy %)`, means over the samples as they were seen.
 
-    Both are also appended to the lists that are given. `scheduler`: a OneCycleLR, stepped after
-    each batch (the others are stepped once an epoch, by the caller). `precision`: 'fp32' or
+    Both are also appended to the lists that are given. `scheduler`: one that counts batches
+    (OneCycleLR, say), stepped after each; those that count epochs the caller steps. `precision`: 'fp32' or
     'bf16' (autocast), by default what `get_precision` says. `channels_last`: the weights' memory
     format, by default True except on MPS. `epoch`: its number, for messages; by default counted
     from the list.
 
     Raises FloatingPointError when the loss is not finite, naming the epoch, batch and rate, before
-    that batch changes the weights (on a GPU: up to 50 batches later); ValueError for another
-    scheduler, an unknown precision, or a loader without a batch.
+    that batch changes the weights (on a GPU: up to 50 batches later); ValueError for a scheduler
+    that counts epochs, an unknown precision, or a loader without a batch.
     """
-    if scheduler is not None and not isinstance(scheduler, lr_scheduler.OneCycleLR):
+    if isinstance(scheduler, lr_scheduler.StepLR | lr_scheduler.ReduceLROnPlateau):
         kind = type(scheduler).__name__
-        raise ValueError(f"train steps OneCycleLR only; call {kind}'s step() yourself, once an epoch.")
+        raise ValueError(f"train steps its scheduler after each batch; {kind} counts epochs: call its step() yourself.")
     if epoch is None and train_losses is not None:
         epoch = len(train_losses) + 1
     title = "Training" if epoch is None else f"Epoch {epoch}"
@@ -440,8 +466,7 @@ def test(
     Both are also appended to the lists that are given. Keywords and errors as for `train`.
     """
     model.eval()
-    with torch.inference_mode():
-        loss, accuracy = _one_pass(model, device, test_loader, criterion, "Testing", precision, channels_last)
+    loss, accuracy = _one_pass(model, device, test_loader, criterion, "Testing", precision, channels_last)
     _append(test_losses, loss)
     _append(test_acc, accuracy)
     return loss, accuracy
@@ -467,9 +492,9 @@ def post_display(train_loader):
 
     The title of each is its label. Raises ValueError if the first batch holds fewer than 16.
     """
-    images, labels = next(iter(train_loader))
+    images, labels = next(iter(train_loader), ((), ()))
     if len(images) < 16:
-        raise ValueError(f"post_display shows 16 images; the batch has {len(images)}: use batch_size ≥ 16.")
+        raise ValueError(f"post_display shows 16 images; the first batch has {len(images)}: use batch_size ≥ 16.")
     names = getattr(train_loader.dataset, "classes", None)
     figure, axes = plt.subplots(4, 4, figsize=(5, 5.6), layout="constrained")
     for ax, image, label in zip(axes.flat, images.cpu().numpy(), labels.tolist(), strict=False):
@@ -485,7 +510,7 @@ def post_accuracyplots(train_losses, test_losses, train_acc, test_acc):
     Takes the four lists that `train` and `test` filled, one number an epoch. Raises ValueError
     when there is nothing to plot.
     """
-    if not (train_losses or test_losses):
+    if len(train_losses) + len(test_losses) == 0:
         raise ValueError("There is nothing to plot yet: run the training loop first.")
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
@@ -498,7 +523,23 @@ def post_accuracyplots(train_losses, test_losses, train_acc, test_acc):
             ax.set(title=name, xlabel="epoch", ylabel=unit)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
             ax.legend()
+        if min([*train_losses, *test_losses]) > 0:
+            left.set_yscale("log")
+        _stretch_near_100(right)
     return figure
+
+
+def _stretch_near_100(ax):
+    """An accuracy axis that is logarithmic in the error, so that 99.0 and 99.5 stand apart."""
+    ax.set_yscale(
+        "function",
+        functions=(lambda a: -np.log(100.05 - np.minimum(a, 100)), lambda y: 100.05 - np.exp(-y)),
+    )
+    low, high = ax.get_ylim()
+    ticks = [tick for tick in (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 100) if low <= tick <= high]
+    if len(ticks) > 1:
+        ax.yaxis.set_major_locator(FixedLocator(ticks))
+    ax.yaxis.set_major_formatter("{x:g}")
 
 
 def post_recipes(recipes):
@@ -512,9 +553,12 @@ def post_recipes(recipes):
         for (name, recipe), style in zip(recipes.items(), (TRAIN_STYLE, TEST_STYLE), strict=True):
             accuracy, rates = list(recipe["accuracy"]), list(recipe["rates"])
             left.plot(list(recipe["seconds"]), accuracy, label=name, **style)
-            right.plot([100 * i / len(rates) for i in range(len(rates))], rates, label=name, **style)
+            # Each rate holds until the next point; the last one until the end of the run.
+            share = [100 * i / len(rates) for i in range(len(rates) + 1)]
+            right.plot(share, [*rates, rates[-1]], label=name, drawstyle="steps-post", **style)
         left.set(title="Accuracy over time", xlabel="training time (s)", ylabel="test accuracy (%)", xscale="log")
-        right.set(title="Learning rate", xlabel="share of the run (%)", ylabel="learning rate", yscale="log")
+        right.set(title="Learning rate", xlabel="share of the run (%)", ylabel="learning rate")
+        _stretch_near_100(left)
         for ax in (left, right):
             ax.legend()
     return figure

@@ -131,26 +131,36 @@ def test_a_set_without_known_sums_is_still_checked_for_its_form(tmp_path, folder
         load_dataset("test", "fashion_mnist", tmp_path)
 
 
+@pytest.mark.parametrize("labels", [np.zeros(19), np.full(20, 77)])
+def test_labels_that_do_not_fit_the_images_are_damage(tmp_path, folder, labels):
+    (tmp_path / "MNIST").rename(tmp_path / "KMNIST")
+    (tmp_path / "KMNIST" / "raw" / "t10k-labels-idx1-ubyte").write_bytes(idx(labels))
+    with pytest.raises(DataDamaged, match="its labels do not fit the 20 images of t10k-images-idx3-ubyte"):
+        load_dataset("train", "kmnist", tmp_path)
+
+
 # Missing and unreachable ------------------------------------------------------------------------
 
 
 def test_missing_by_name_is_an_error(tmp_path, dead_network):
     with pytest.raises(
-        DataMissing, match=r"MNIST is not in .*raw \(missing: .*\), and it could not be downloaded: .*refused"
+        DataMissing, match=r"MNIST is not complete in .*raw \(wanted: .*\), and it could not be downloaded: .*refused"
     ):
         load_dataset("train", "mnist", tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_missing_falls_back_loudly(tmp_path, dead_network):
-    with pytest.warns(UserWarning, match="(?s)MNIST is not in.*refused.*USING INSTEAD: scikit-learn's embedded digits"):
+    with pytest.warns(
+        UserWarning, match="(?s)MNIST is not complete in.*refused.*USING INSTEAD: scikit-learn's embedded digits"
+    ):
         data = load_dataset("train", "auto", tmp_path)
     assert repr(data) == "scikit-learn digits, train: 1,437 images of 28×28"
 
 
 def test_one_missing_file_means_that_both_splits_fall_back(folder, dead_network):
     (folder / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
-    with pytest.warns(UserWarning, match="missing: t10k-labels-idx1-ubyte"):
+    with pytest.warns(UserWarning, match=r"wanted: t10k-labels-idx1-ubyte\)"):
         assert load_dataset("train", "auto", folder).name == "scikit-learn digits"
 
 
@@ -167,6 +177,19 @@ def test_a_silent_server_is_given_up_in_seconds(tmp_path, monkeypatch):
             load_dataset("train", "mnist", tmp_path)
         assert time.monotonic() - start < 6
     assert socket.getdefaulttimeout() is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_download_given_up_does_not_come_back(tmp_path, mirror, monkeypatch):
+    """The thread that hung wakes up later, and must not go on to the next mirror and leave files."""
+    monkeypatch.setattr(dataset, "STALL_LIMIT", 1)
+    mirrors = [*datasets.MNIST.mirrors, *datasets.MNIST.mirrors]
+    monkeypatch.setattr(datasets.MNIST, "mirrors", mirrors)
+    mirror.serve = lambda stream, content: time.sleep(2)
+    with pytest.raises(DataMissing, match="no byte arrived"):
+        load_dataset("test", "mnist", tmp_path)
+    mirror.serve = lambda stream, content: stream.write(content)
+    time.sleep(2)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -204,6 +227,10 @@ def test_the_command_repairs_and_keeps_the_damaged_file(folder, mirror, capsys):
     assert "is complete and verified" in capsys.readouterr().out
     assert path.read_bytes() == whole
     assert path.with_name(path.name + ".damaged").read_bytes() == b"broken"
+    path.write_bytes(b"broken again")
+    assert dataset.main(["--data", str(folder), "--repair"]) == 0
+    assert path.with_name(path.name + ".damaged").read_bytes() == b"broken"
+    assert path.with_name(path.name + ".damaged2").read_bytes() == b"broken again"
 
 
 def test_the_command_without_a_network_says_so(tmp_path, dead_network, capsys):
@@ -251,9 +278,9 @@ def test_unknown_names(arguments, message):
         load_dataset(*arguments)
 
 
-@pytest.mark.parametrize("holdout", [0, -1, 1437])
+@pytest.mark.parametrize("holdout", [0, -1, 1437, 0.5])
 def test_a_holdout_that_does_not_fit(holdout):
-    with pytest.raises(ValueError, match="holdout must be from 1 to 1436"):
+    with pytest.raises(ValueError, match="holdout must be a whole number from 1 to 1436"):
         load_dataset("validation", "digits", holdout=holdout)
 
 
@@ -290,3 +317,34 @@ def test_shuffled_each_epoch_and_the_same_for_a_seed():
     assert sorted(first) == sorted(second)
     assert orders(1) == [first, second]
     assert orders(2) != [first, second]
+
+
+def test_data_kept_on_a_device_is_drawn_there(monkeypatch):
+    """With the device "meta", which has shapes but no values, in the place of a GPU."""
+
+    def make(**kwargs):
+        return utils.get_MNISTdataset_with_loader("test", kwargs, dataset="digits", device="meta")
+
+    loader = make(batch_size=100, shuffle=True)
+    assert loader.dataset.images.device.type == loader.dataset.labels.device.type == "meta"
+    assert [len(indices) for indices in loader.batch_sampler] == [100, 100, 100, 60]
+    assert {indices.device.type for indices in loader.batch_sampler} == {"meta"}
+    assert len(make(batch_size=100, drop_last=True)) == 3
+    with pytest.raises(ValueError, match="needs num_workers=0"):
+        make(num_workers=2)
+    with pytest.raises(ValueError, match="without generator: leave device out"):
+        make(shuffle=True, generator=torch.Generator())
+
+    batches = utils._BatchesOnDevice(250, torch.device("cpu"), batch_size=100, shuffle=True)
+    first, second = torch.cat(list(batches)).tolist(), torch.cat(list(batches)).tolist()
+    assert sorted(first) == sorted(second) == list(range(250))
+    assert first != second
+    in_order = utils._BatchesOnDevice(250, torch.device("cpu"), batch_size=100, drop_last=True)
+    assert torch.cat(list(in_order)).tolist() == list(range(200))
+    assert len(in_order) == 2
+
+
+def test_data_too_large_for_a_gpu_stays_where_it_is(monkeypatch):
+    data = load_dataset("test", "digits")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (data.images.nbytes, 10**12))
+    assert data.to("cuda").images.device.type == "cpu"

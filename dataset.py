@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets
 
 # ------------------------------------------------------------------------------------------------
@@ -154,6 +154,38 @@ def _hold_out(data, split, holdout):
     keep = order[:holdout] if split == "validation" else order[holdout:]
     data.images, data.labels, data.split = data.images[keep], data.labels[keep], split
     return data
+
+
+class BatchesOnDevice:
+    """Batches of indices that are drawn on the device, so that not even they are copied to it."""
+
+    def __init__(self, length, device, batch_size=1, shuffle=False, drop_last=False):
+        self.length, self.device, self.batch_size = length, device, batch_size
+        self.shuffle, self.drop_last = shuffle, drop_last
+
+    def __iter__(self):
+        order = (torch.randperm if self.shuffle else torch.arange)(self.length, device=self.device)
+        return iter(order.split(self.batch_size)[: len(self)])
+
+    def __len__(self):
+        return self.length // self.batch_size if self.drop_last else -(-self.length // self.batch_size)
+
+
+def make_loader(data, kwargs, device=None):
+    """A DataLoader of `DigitImages` with the caller's kwargs; see `utils.get_MNISTdataset_with_loader`.
+
+    `device`: keep the data there if it fits, and draw the batches there. Raises ValueError for
+    kwargs that can't be had then.
+    """
+    kwargs = {"collate_fn": keep_batch, **kwargs}
+    if device is not None and torch.device(device).type != "cpu" and data.to(device).images.device.type != "cpu":
+        if kwargs.get("num_workers") or kwargs.get("pin_memory"):
+            raise ValueError("Data kept on the device needs num_workers=0 and pin_memory=False.")
+        if own := {"sampler", "batch_sampler", "generator"} & {name for name in kwargs if kwargs[name] is not None}:
+            raise ValueError(f"Data kept on the device is drawn there: leave out {', '.join(sorted(own))}, or device.")
+        choice = {name: kwargs.pop(name) for name in ("batch_size", "shuffle", "drop_last") if name in kwargs}
+        kwargs["batch_sampler"] = BatchesOnDevice(len(data), data.images.device, **choice)
+    return DataLoader(data, **kwargs)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from torch.optim import lr_scheduler
-from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from dataset import keep_batch, load_dataset
+from augment import RandomAffineEach
+from dataset import load_dataset, make_loader
 
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels in [0, 1]
 
@@ -96,40 +96,6 @@ def _keep_freed_memory():
 # ------------------------------------------------------------------------------------------------
 
 
-class RandomAffineEach(torch.nn.Module):
-    """Rotate, zoom and shift every image of a float batch `(..., 1, H, W)` by its own random draw.
-
-    `degrees`: rotation uniform in ±degrees; `zoom`: factor uniform in (low, high), applied with
-    `zoom_probability`; `shift`: uniform in ±shift along each axis, in half widths of the image;
-    `mode`: 'bilinear' or 'nearest'. One affine grid and one sampling for the whole batch, the
-    background filled with 0 (Jaderberg et al. 2015, Spatial Transformer Networks).
-    """
-
-    def __init__(self, degrees=0.0, zoom=(1.0, 1.0), zoom_probability=1.0, shift=0.0, mode="bilinear"):
-        super().__init__()
-        self.degrees, self.zoom, self.shift, self.mode = degrees, zoom, shift, mode
-        self.zoom_probability = zoom_probability
-
-    def forward(self, images):
-        batch = images.reshape(-1, *images.shape[-3:])  # (N, 1, H, W)
-        u = torch.rand(5, len(batch), device=images.device)
-        angle = torch.deg2rad((2 * u[0] - 1) * self.degrees)
-        low, high = self.zoom
-        zoom = torch.where(u[1] < self.zoom_probability, low + (high - low) * u[2], 1.0)
-        cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-        x, y = (2 * u[3:] - 1) * self.shift
-        theta = torch.stack([cos, -sin, x, sin, cos, y], dim=1).view(-1, 2, 3)  # output → input
-        grid = F.affine_grid(theta, list(batch.shape), align_corners=False)  # (N, H, W, 2)
-        return F.grid_sample(batch, grid, mode=self.mode, align_corners=False).view(images.shape)
-
-    def extra_repr(self):
-        low, high = self.zoom
-        return (
-            f"degrees={self.degrees:g}, zoom=({low:.3g}, {high:.3g}), zoom_probability={self.zoom_probability:g},"
-            f" shift={self.shift:g}, mode={self.mode!r}"
-        )
-
-
 def _pipeline(*steps):
     return v2.Compose(
         [
@@ -172,21 +138,6 @@ def get_test_transforms():
 # ------------------------------------------------------------------------------------------------
 
 
-class _BatchesOnDevice:
-    """Batches of indices that are drawn on the device, so that not even they are copied to it."""
-
-    def __init__(self, length, device, batch_size=1, shuffle=False, drop_last=False):
-        self.length, self.device, self.batch_size = length, device, batch_size
-        self.shuffle, self.drop_last = shuffle, drop_last
-
-    def __iter__(self):
-        order = (torch.randperm if self.shuffle else torch.arange)(self.length, device=self.device)
-        return iter(order.split(self.batch_size)[: len(self)])
-
-    def __len__(self):
-        return self.length // self.batch_size if self.drop_last else -(-self.length // self.batch_size)
-
-
 def get_MNISTdataset_with_loader(
     datasettype, kwargs, *, dataset="auto", root=None, transform=None, holdout=0, device=None
 ):
@@ -201,17 +152,7 @@ def get_MNISTdataset_with_loader(
     if transform is None:
         transform = get_train_transforms() if datasettype == "train" else get_test_transforms()
     data = load_dataset(datasettype, dataset, root, transform=transform, holdout=holdout)
-    kwargs = {"collate_fn": keep_batch, **kwargs}
-    if device is not None and torch.device(device).type != "cpu" and data.to(device).images.device.type != "cpu":
-        if kwargs.get("num_workers") or kwargs.get("pin_memory"):
-            raise ValueError("Data kept on the device needs num_workers=0 and pin_memory=False.")
-        if own := {"sampler", "batch_sampler", "generator"} & {name for name in kwargs if kwargs[name] is not None}:
-            raise ValueError(
-                f"Data kept on the device is drawn there, without {', '.join(sorted(own))}: leave device out."
-            )
-        choice = {name: kwargs.pop(name) for name in ("batch_size", "shuffle", "drop_last") if name in kwargs}
-        kwargs["batch_sampler"] = _BatchesOnDevice(len(data), data.images.device, **choice)
-    return DataLoader(data, **kwargs)
+    return make_loader(data, kwargs, device)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -4,8 +4,9 @@
     python benchmarks/accuracy.py --recipe s5 --seeds 3 --validation   # to choose by
     python benchmarks/accuracy.py --table                              # the README's table
 
-The test set is looked at once for each seed, after the last epoch. Each run on the test set is
-kept in `benchmarks/results/`, from which `--table` makes the README's table.
+The test set is looked at once for each seed, after the last epoch. A run with at least three seeds
+on the test set is kept in `benchmarks/results/` (or where `--json` says), from which `--table` makes
+the README's table.
 """
 
 import argparse
@@ -135,14 +136,14 @@ def spread(result):
 def table():
     """The README's results table, as Markdown, from the kept results."""
     rows = [
-        "| recipe | network | parameters | epochs | test accuracy (%), mean ± sd | seeds | training |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| recipe | network | parameters | epochs | test accuracy (%), mean ± sd | seeds | training, median | on |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for path in sorted(RESULTS.glob("accuracy-*.json"), key=lambda p: list(RECIPES).index(p.stem[9:])):
-        r = json.loads(path.read_text())
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("accuracy-*.json"))]
+    for r in sorted(results, key=lambda r: list(RECIPES).index(r["recipe"])):
         rows.append(
             f"| `{r['recipe']}` | {r['arch']} | {r['parameters']:,} | {r['epochs']} | {spread(r)} |"
-            f" {r['n']} | {r['seconds']:.0f} s |"
+            f" {r['n']} | {r['seconds']:,.0f} s | {r['device'].split(':')[0]} |"
         )
     return "\n".join(rows)
 
@@ -153,6 +154,7 @@ def main(arguments=None):
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 1 … N (default 3)")
     parser.add_argument("--validation", action="store_true", help=f"evaluate on {HOLDOUT:,} held-out training images")
     parser.add_argument("--table", action="store_true", help="print the README's table")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the figures")
     options = parser.parse_args(arguments)
     if options.table:
         print(table())
@@ -163,10 +165,12 @@ def main(arguments=None):
         result = measure(options.recipe, options.seeds, validation=options.validation)
     except OSError as problem:
         parser.exit(2, f"{problem}\n")
-    if not options.validation:
-        RESULTS.mkdir(exist_ok=True)
+    path = options.json
+    if path is None and options.seeds >= 3 and not options.validation:
         path = RESULTS / f"accuracy-{options.recipe}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n")
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         print(f"Kept in {path}.")
     return 0
 

@@ -18,7 +18,7 @@ CELLS = {  # picture → a piece of the source of the cell that draws it
 
 def pictures():
     """File name → PNG bytes, from the cells' outputs. Raises LookupError for a cell without one."""
-    cells = json.loads((ROOT / "S5.ipynb").read_text())["cells"]
+    cells = json.loads((ROOT / "S5.ipynb").read_text(encoding="utf-8"))["cells"]
     found = {}
     for name, piece in CELLS.items():
         for cell in cells:

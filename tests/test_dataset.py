@@ -332,14 +332,14 @@ def test_data_kept_on_a_device_is_drawn_there(monkeypatch):
     assert len(make(batch_size=100, drop_last=True)) == 3
     with pytest.raises(ValueError, match="needs num_workers=0"):
         make(num_workers=2)
-    with pytest.raises(ValueError, match="without generator: leave device out"):
+    with pytest.raises(ValueError, match="leave out generator, or device"):
         make(shuffle=True, generator=torch.Generator())
 
-    batches = utils._BatchesOnDevice(250, torch.device("cpu"), batch_size=100, shuffle=True)
+    batches = dataset.BatchesOnDevice(250, torch.device("cpu"), batch_size=100, shuffle=True)
     first, second = torch.cat(list(batches)).tolist(), torch.cat(list(batches)).tolist()
     assert sorted(first) == sorted(second) == list(range(250))
     assert first != second
-    in_order = utils._BatchesOnDevice(250, torch.device("cpu"), batch_size=100, drop_last=True)
+    in_order = dataset.BatchesOnDevice(250, torch.device("cpu"), batch_size=100, drop_last=True)
     assert torch.cat(list(in_order)).tolist() == list(range(200))
     assert len(in_order) == 2
 

@@ -14,7 +14,7 @@ import accuracy  # noqa: E402
 import pictures  # noqa: E402
 import speed  # noqa: E402
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def section(name):
@@ -27,18 +27,26 @@ def test_accuracy_table_is_that_of_the_kept_results():
 
 
 def test_speed_table_is_that_of_the_kept_run():
-    assert section("speed") == speed.report(json.loads((ROOT / "benchmarks/results/speed.json").read_text()))
+    assert section("speed") == speed.report(
+        json.loads((ROOT / "benchmarks/results/speed.json").read_text(encoding="utf-8"))
+    )
 
 
 def test_kept_accuracies_are_of_their_runs():
     for path in accuracy.RESULTS.glob("accuracy-*.json"):
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text(encoding="utf-8"))
         found = [run["accuracy"] for run in result["runs"]]
         mean = sum(found) / len(found)
         assert result["n"] == len(found) >= 3
         assert result["mean"] == pytest.approx(mean)
         assert result["sd"] == pytest.approx((sum((a - mean) ** 2 for a in found) / (len(found) - 1)) ** 0.5)
         assert [run["seed"] for run in result["runs"]] == list(range(1, len(found) + 1))
+        assert mean >= {"s5": 99.25, "fast1": 99.30, "fast2": 99.45}.get(result["recipe"], 0)
+
+
+def test_test_changes_no_reported_accuracy_by_more_than_005_points():
+    test = json.loads((ROOT / "benchmarks/results/speed.json").read_text(encoding="utf-8"))["test"]
+    assert abs(test["accuracy"] - test["accuracy_fp32"]) <= 0.05
 
 
 def test_pictures_are_those_of_the_notebook():
@@ -75,7 +83,7 @@ def test_the_notebook_trains_the_recipes_that_are_measured():
     """S5's hyperparameters are those of the benchmark's recipes."""
     source = "\n".join(
         "".join(cell["source"])
-        for cell in json.loads((ROOT / "S5.ipynb").read_text())["cells"]
+        for cell in json.loads((ROOT / "S5.ipynb").read_text(encoding="utf-8"))["cells"]
         if cell["cell_type"] == "code"
     )
     s5, fast = accuracy.RECIPES["s5"], accuracy.RECIPES["fast1"]

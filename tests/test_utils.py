@@ -54,7 +54,7 @@ def test_same_seed_same_losses(digits):
     def losses(seed):
         utils.set_seed(seed)
         model, history = Net(), []
-        loader = DataLoader(digits[0].dataset, batch_size=64, shuffle=True, collate_fn=utils.keep_batch)
+        loader = DataLoader(digits[0].dataset, batch_size=64, shuffle=True, collate_fn=dataset.keep_batch)
         loader.dataset.images, loader.dataset.labels = digits[0].dataset.images[:256], digits[0].dataset.labels[:256]
         for _ in range(2):
             utils.train(model, CPU, loader, utils.get_optimizer(model), utils.get_loss(), history)

@@ -9,7 +9,7 @@ class RandomAffineEach(torch.nn.Module):
 
     `degrees`: rotation uniform in ±degrees; `zoom`: factor uniform in (low, high), applied with
     `zoom_probability`; `shift`: uniform in ±shift along each axis, in half widths of the image;
-    `mode`: 'bilinear' or 'nearest'. One affine grid and one sampling for the whole batch, the
+    `mode`: 'bilinear', which blurs a little, 'bicubic', which overshoots a little, or 'nearest'. One affine grid and one sampling for the whole batch, the
     background filled with 0 (Jaderberg et al. 2015, Spatial Transformer Networks).
     """
 

@@ -28,7 +28,7 @@ import utils  # noqa: E402
 RESULTS = HERE / "results"
 HOLDOUT = 5_000  # training images kept apart with --validation
 
-FAST_AUGMENTATION = (utils.RandomAffineEach(degrees=10, zoom=(0.9, 1.1), shift=0.06),)
+FAST_AUGMENTATION = (utils.RandomAffineEach(degrees=10, zoom=(0.9, 1.1), shift=0.06, mode="bicubic"),)
 
 RECIPES = {
     "s5": {
@@ -128,6 +128,13 @@ def measure(name, seeds, **options):
     return result
 
 
+def keep(result, path):
+    """Write the figures as JSON, and say where."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"Kept in {path}.")
+
+
 def spread(result):
     """Mean ± standard deviation, or the mean alone for one seed."""
     return f"{result['mean']:.2f}" + (f" ± {result['sd']:.2f}" if result["sd"] is not None else "")
@@ -169,9 +176,7 @@ def main(arguments=None):
     if path is None and options.seeds >= 3 and not options.validation:
         path = RESULTS / f"accuracy-{options.recipe}.json"
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        print(f"Kept in {path}.")
+        keep(result, path)
     return 0
 
 

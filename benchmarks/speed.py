@@ -371,9 +371,7 @@ def main(arguments=None):
     print(f"\nOn {result['device']}; torch {result['torch']}; medians of {options.repeats}.")
     path = options.json or (kept if options.batches is None else None)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        print(f"Kept in {path}.")
+        accuracy.keep(result, path)
     return 0
 
 

@@ -98,6 +98,6 @@ def test_the_notebook_trains_the_recipes_that_are_measured():
         f'"AdamW", {fast["optimizer"]["learningrate"]}, weight_decay={fast["optimizer"]["weight_decay"]}',
         f"pct_start={fast['scheduler']['pct_start']}",
         f"RandomAffineEach(degrees={fast['augmentation'][0].degrees}, zoom={fast['augmentation'][0].zoom},"
-        f" shift={fast['augmentation'][0].shift})",
+        f' shift={fast["augmentation"][0].shift}, mode="{fast["augmentation"][0].mode}")',
     ):
         assert line in source

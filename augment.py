@@ -9,8 +9,9 @@ class RandomAffineEach(torch.nn.Module):
 
     `degrees`: rotation uniform in ±degrees; `zoom`: factor uniform in (low, high), applied with
     `zoom_probability`; `shift`: uniform in ±shift along each axis, in half widths of the image;
-    `mode`: 'bilinear', which blurs a little, 'bicubic', which overshoots a little, or 'nearest'. One affine grid and one sampling for the whole batch, the
-    background filled with 0 (Jaderberg et al. 2015, Spatial Transformer Networks).
+    `mode`: 'bilinear', which blurs a little, 'bicubic', which overshoots a little, or 'nearest'.
+    One affine grid and one sampling for the whole batch, the background filled with 0 (Jaderberg
+    et al. 2015, Spatial Transformer Networks).
     """
 
     def __init__(self, degrees=0.0, zoom=(1.0, 1.0), zoom_probability=1.0, shift=0.0, mode="bilinear"):

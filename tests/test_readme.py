@@ -11,8 +11,9 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import accuracy  # noqa: E402
-import pictures  # noqa: E402
 import speed  # noqa: E402
+
+import pictures  # noqa: E402
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

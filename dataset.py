@@ -135,14 +135,19 @@ def load_dataset(split, dataset="auto", root=None, *, transform=None, holdout=0)
         except DataMissing as problem:
             if dataset != "auto":
                 raise
-            warnings.warn(
-                f"{problem} USING INSTEAD: scikit-learn's embedded digits, 1,797 real 8×8 digits"
-                " brought to 28×28; accuracies on them are not accuracies on MNIST.",
-                stacklevel=2,
-            )
+            if str(data_root(root)) not in _told:  # loudly, but once
+                _told.add(str(data_root(root)))
+                warnings.warn(
+                    "USING SCIKIT-LEARN'S EMBEDDED DIGITS INSTEAD OF MNIST: 1,797 real 8×8 digits brought to"
+                    f" 28×28; accuracies on them are not accuracies on MNIST. Why: {problem}",
+                    stacklevel=2,
+                )
             data = _embedded_digits(stored)
     data.transform = transform
     return _hold_out(data, split, holdout)
+
+
+_told = set()  # roots without MNIST that have been warned of
 
 
 def _hold_out(data, split, holdout):

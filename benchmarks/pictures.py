@@ -18,7 +18,10 @@ CELLS = {  # picture → a piece of the source of the cell that draws it
 
 def pictures():
     """File name → PNG bytes, from the cells' outputs. Raises LookupError for a cell without one."""
-    cells = json.loads((ROOT / "S5.ipynb").read_text(encoding="utf-8"))["cells"]
+    text = (ROOT / "S5.ipynb").read_text(encoding="utf-8")
+    if "MNIST, train: 60,000 images" not in text:
+        raise LookupError("S5.ipynb does not hold a run on MNIST: fetch it with dataset.py, and run the notebook.")
+    cells = json.loads(text)["cells"]
     found = {}
     for name, piece in CELLS.items():
         for cell in cells:

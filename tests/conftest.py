@@ -13,6 +13,7 @@ def _fresh():
     """No figure, failed download or seed of one test reaches the next."""
     utils.set_seed(0)
     dataset._failures.clear()
+    dataset._told.clear()
     yield
     plt.close("all")
 

@@ -4,6 +4,7 @@ import http.server
 import socket
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -151,11 +152,12 @@ def test_missing_by_name_is_an_error(tmp_path, dead_network):
 
 
 def test_missing_falls_back_loudly(tmp_path, dead_network):
-    with pytest.warns(
-        UserWarning, match="(?s)MNIST is not complete in.*refused.*USING INSTEAD: scikit-learn's embedded digits"
-    ):
+    with pytest.warns(UserWarning, match="(?s)INSTEAD OF MNIST.*Why: MNIST is not complete in.*refused"):
         data = load_dataset("train", "auto", tmp_path)
     assert repr(data) == "scikit-learn digits, train: 1,437 images of 28×28"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once is enough
+        load_dataset("test", "auto", tmp_path)
 
 
 def test_one_missing_file_means_that_both_splits_fall_back(folder, dead_network):

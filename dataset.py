@@ -126,17 +126,17 @@ def load_dataset(split, dataset="auto", root=None, *, transform=None, holdout=0)
         raise ValueError(f"Unknown split {split!r}: choose 'train', 'validation' or 'test'.")
     if dataset not in CHOICES:
         raise ValueError(f"Unknown data set {dataset!r}: choose one of {', '.join(CHOICES)}.")
-    stored = "test" if split == "test" else "train"
+    stored, root = "test" if split == "test" else "train", data_root(root)
     if dataset == "digits":
         data = _embedded_digits(stored)
     else:
         try:
-            data = _from_files(dataset if dataset != "auto" else "mnist", stored, data_root(root))
+            data = _from_files(dataset if dataset != "auto" else "mnist", stored, root)
         except DataMissing as problem:
             if dataset != "auto":
                 raise
-            if str(data_root(root)) not in _told:  # loudly, but once
-                _told.add(str(data_root(root)))
+            if root not in _told:  # loudly, but once
+                _told.add(root)
                 warnings.warn(
                     "USING SCIKIT-LEARN'S EMBEDDED DIGITS INSTEAD OF MNIST: 1,797 real 8×8 digits brought to"
                     f" 28×28; accuracies on them are not accuracies on MNIST. Why: {problem}",

@@ -28,8 +28,13 @@ import utils  # noqa: E402
 RESULTS = HERE / "results"
 HOLDOUT = 5_000  # training images kept apart with --validation
 
-FAST_AUGMENTATION = (utils.RandomAffineEach(degrees=10, zoom=(0.9, 1.1), shift=0.06, mode="bicubic"),)
-
+FAST = {
+    "arch": "Net",
+    "augmentation": (utils.RandomAffineEach(degrees=10, zoom=(0.9, 1.1), shift=0.06, mode="bicubic"),),
+    "optimizer": {"optname": "AdamW", "learningrate": 0.003, "weight_decay": 0.05},
+    "scheduler": {"name": "OneCycleLR", "pct_start": 0.25},
+    "loss": "nll_loss",
+}
 RECIPES = {
     "s5": {
         "arch": "Net",
@@ -40,24 +45,8 @@ RECIPES = {
         "scheduler": {"name": "StepLR", "stepsize": 15, "gamma_val": 0.1},
         "loss": "nll_loss",
     },
-    "fast1": {
-        "arch": "Net",
-        "epochs": 1,
-        "batch_size": 64,
-        "augmentation": FAST_AUGMENTATION,
-        "optimizer": {"optname": "AdamW", "learningrate": 0.003, "weight_decay": 0.05},
-        "scheduler": {"name": "OneCycleLR", "pct_start": 0.25},
-        "loss": "nll_loss",
-    },
-    "fast2": {
-        "arch": "Net",
-        "epochs": 2,
-        "batch_size": 128,
-        "augmentation": FAST_AUGMENTATION,
-        "optimizer": {"optname": "AdamW", "learningrate": 0.003, "weight_decay": 0.05},
-        "scheduler": {"name": "OneCycleLR", "pct_start": 0.25},
-        "loss": "nll_loss",
-    },
+    "fast1": {**FAST, "epochs": 1, "batch_size": 64},
+    "fast2": {**FAST, "epochs": 2, "batch_size": 128},
 }
 
 

@@ -1,4 +1,4 @@
-"""What a session needs: transforms, loaders, optimizers, schedulers, losses, loops and plots."""
+"""What a session needs: transforms, loaders, optimizers, schedulers, losses and loops; plots passed on."""
 
 import ctypes
 import functools
@@ -6,17 +6,16 @@ import math
 import random
 import sys
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.ticker import FixedLocator, MaxNLocator
 from torch.optim import lr_scheduler
 from torchvision.transforms import v2
 from tqdm import tqdm
 
 from augment import RandomAffineEach
 from dataset import load_dataset, make_loader
+from plots import post_accuracyplots, post_display, post_recipes  # noqa: F401 (passed on to the notebooks)
 
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels in [0, 1]
 
@@ -416,90 +415,3 @@ def test(
 def _append(values, value):
     if values is not None:
         values.append(value)
-
-
-# ------------------------------------------------------------------------------------------------
-# Plots: each returns its figure
-# ------------------------------------------------------------------------------------------------
-
-# Training and test differ in colour, in lightness (for print in grey) and in line style.
-TRAIN_STYLE = {"color": "#E69F00", "linestyle": "--", "marker": "o", "markersize": 3}
-TEST_STYLE = {"color": "#0072B2", "linestyle": "-", "marker": "s", "markersize": 3}
-STYLE = {"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
-
-
-def post_display(train_loader):
-    """A 4×4 grid of the first 16 images that the loader gives, as the network sees them.
-
-    The title of each is its label. Raises ValueError if the first batch holds fewer than 16.
-    """
-    images, labels = next(iter(train_loader), ((), ()))
-    if len(images) < 16:
-        raise ValueError(f"post_display shows 16 images; the first batch has {len(images)}: use batch_size ≥ 16.")
-    names = getattr(train_loader.dataset, "classes", None)
-    figure, axes = plt.subplots(4, 4, figsize=(5, 5.6), layout="constrained")
-    for ax, image, label in zip(axes.flat, images.cpu().numpy(), labels.tolist(), strict=False):
-        ax.imshow(image[0], cmap="gray")
-        ax.set_title(names[label] if names else label)
-        ax.axis("off")
-    return figure
-
-
-def post_accuracyplots(train_losses, test_losses, train_acc, test_acc):
-    """Two axes over the epochs: training and test loss, training and test accuracy in %.
-
-    Takes the four lists that `train` and `test` filled, one number an epoch. Raises ValueError
-    when there is nothing to plot.
-    """
-    if len(train_losses) + len(test_losses) == 0:
-        raise ValueError("There is nothing to plot yet: run the training loop first.")
-    with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-        for ax, name, unit, pair in (
-            (left, "Loss", "mean negative log-likelihood", (train_losses, test_losses)),
-            (right, "Accuracy", "accuracy (%)", (train_acc, test_acc)),
-        ):
-            for label, values, style in zip(("training", "test"), pair, (TRAIN_STYLE, TEST_STYLE), strict=True):
-                ax.plot(range(1, len(values) + 1), values, label=label, **style)
-            ax.set(title=name, xlabel="epoch", ylabel=unit)
-            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-            ax.legend()
-        if min([*train_losses, *test_losses]) > 0:
-            left.set_yscale("log")
-        _stretch_near_100(right)
-    return figure
-
-
-def _stretch_near_100(ax):
-    """An accuracy axis that is logarithmic in the error, so that 99.0 and 99.5 stand apart."""
-    ax.set_yscale(
-        "function",
-        functions=(lambda a: -np.log(100.05 - np.minimum(a, 100)), lambda y: 100.05 - np.exp(-y)),
-    )
-    low, high = ax.get_ylim()
-    ticks = [tick for tick in (0, 50, 80, 90, 95, 98, 99, 99.5, 99.8, 100) if low <= tick <= high]
-    if len(ticks) > 1:
-        ax.yaxis.set_major_locator(FixedLocator(ticks))
-    ax.yaxis.set_major_formatter("{x:g}")
-
-
-def post_recipes(recipes):
-    """Two axes that compare recipes: test accuracy against training seconds, rate over the run.
-
-    `recipes`: name → {"seconds", "accuracy", "rates"}, each a sequence with one number a point: the
-    training time until then, the test accuracy in %, the learning rate.
-    """
-    with plt.rc_context(STYLE):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-        for (name, recipe), style in zip(recipes.items(), (TRAIN_STYLE, TEST_STYLE), strict=True):
-            accuracy, rates = list(recipe["accuracy"]), list(recipe["rates"])
-            left.plot(list(recipe["seconds"]), accuracy, label=name, **style)
-            # Each rate holds until the next point; the last one until the end of the run.
-            share = [100 * i / len(rates) for i in range(len(rates) + 1)]
-            right.plot(share, [*rates, rates[-1]], label=name, drawstyle="steps-post", **style)
-        left.set(title="Accuracy over time", xlabel="training time (s)", ylabel="test accuracy (%)", xscale="log")
-        right.set(title="Learning rate", xlabel="share of the run (%)", ylabel="learning rate")
-        _stretch_near_100(left)
-        for ax in (left, right):
-            ax.legend()
-    return figure

@@ -1,12 +1,30 @@
 """Every architecture of the course. Imports torch only.
 
-All models return log-probabilities of shape (N, 10): `nll_loss` fits them directly, and
-`cross_entropy` too, since log-softmax of log-probabilities changes nothing.
+All models return log-probabilities of shape (N, 10), float32: `nll_loss` fits them directly, and
+`cross_entropy` too, since log-softmax of log-probabilities changes nothing. Each carries what it
+was built with: `model.architecture`, a name in `ARCHITECTURES`, and `model.arguments`.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+
+def _check_images(name, x):
+    if x.shape[1:] != (1, 28, 28):
+        raise ValueError(f"{name} takes images of shape (N, 1, 28, 28), not {tuple(x.shape)}.")
+
+
+def _check_size(name, value):
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError(f"{name} must be a whole number from 1, not {value!r}.")
+
+
+def _check_dropout(dropout):
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be a number from 0 to below 1, not {dropout!r}.")
 
 
 class Net(nn.Module):
@@ -18,6 +36,7 @@ class Net(nn.Module):
 
     def __init__(self):
         super().__init__()
+        self.architecture, self.arguments = "Net", {}
         self.conv1 = nn.Conv2d(1, 32, kernel_size=3)  # 320 parameters
         self.conv2 = nn.Conv2d(32, 64, kernel_size=3)  # 18,496
         self.conv3 = nn.Conv2d(64, 128, kernel_size=3)  # 73,856
@@ -26,8 +45,7 @@ class Net(nn.Module):
         self.fc2 = nn.Linear(50, 10)  # 510
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.shape[1:] != (1, 28, 28):
-            raise ValueError(f"Net takes images of shape (N, 1, 28, 28), not {tuple(x.shape)}.")
+        _check_images("Net", x)
         # Each line's comment: output shape, receptive field in pixels of the image.
         x = F.relu(self.conv1(x))  # (N, 32, 26, 26), 3×3
         x = F.relu(self.conv2(x))  # (N, 64, 24, 24), 5×5
@@ -40,3 +58,133 @@ class Net(nn.Module):
         x = self.fc2(x)  # (N, 10), 28×28
         # float32 because under bf16 autocast a rounded log-probability would coarsen the loss
         return F.log_softmax(x, dim=1, dtype=torch.float32)  # (N, 10)
+
+
+ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU, "tanh": nn.Tanh}
+
+
+class MLP(nn.Module):
+    """A feed-forward network; `create_model` describes its parameters."""
+
+    def __init__(self, input_size, hidden_sizes, output_size, activation, dropout, batch_norm):
+        super().__init__()
+        _check_size("input_size", input_size)
+        _check_size("output_size", output_size)
+        if not isinstance(hidden_sizes, list | tuple):
+            raise ValueError(f"hidden_sizes must be a list or tuple of sizes, not {hidden_sizes!r}.")
+        for size in hidden_sizes:
+            _check_size("each of hidden_sizes", size)
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"Unknown activation {activation!r}: choose one of {', '.join(ACTIVATIONS)}.")
+        _check_dropout(dropout)
+        self.architecture = "MLP"
+        self.arguments = {
+            "input_size": input_size,
+            "hidden_sizes": list(hidden_sizes),
+            "output_size": output_size,
+            "activation": activation,
+            "dropout": dropout,
+            "batch_norm": bool(batch_norm),
+        }
+        layers, before = [], input_size
+        for size in hidden_sizes:
+            layers.append(nn.Linear(before, size))
+            layers += [nn.BatchNorm1d(size)] if batch_norm else []
+            layers.append(ACTIVATIONS[activation]())
+            layers += [nn.Dropout(dropout)] if dropout else []
+            before = size
+        self.layers = nn.Sequential(*layers, nn.Linear(before, output_size))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        size = self.arguments["input_size"]
+        side = math.isqrt(size)
+        shapes = ((1, side, side), (size,)) if side * side == size else ((size,),)
+        if tuple(x.shape[1:]) not in shapes:
+            choices = " or ".join(str(("N", *shape)).replace("'", "") for shape in shapes)
+            raise ValueError(f"This MLP takes images of shape {choices}, not {tuple(x.shape)}.")
+        x = torch.flatten(x, 1)  # (N, input_size)
+        return F.log_softmax(self.layers(x), dim=1, dtype=torch.float32)  # (N, output_size)
+
+
+def create_model(
+    input_size=784, hidden_sizes=(128, 64), output_size=10, activation="relu", dropout=0.0, batch_norm=False
+):
+    """A feed-forward network (multilayer perceptron), 109,386 parameters by default.
+
+    `hidden_sizes`: units of each hidden layer, () for none; `activation`: 'relu', 'leaky_relu',
+    'elu' or 'tanh'; `dropout`: the part of each hidden layer's outputs set to 0 in training, from
+    0 to below 1 (Srivastava et al. 2014); `batch_norm`: normalise each hidden layer before its
+    activation (Ioffe and Szegedy 2015).
+
+    Shapes: `(N, 1, 28, 28)` or `(N, 784)` float in (any other `input_size` likewise),
+    log-probabilities `(N, output_size)` float32 out. Raises ValueError for any other argument or
+    input shape.
+    """
+    return MLP(input_size, hidden_sizes, output_size, activation, dropout, batch_norm)
+
+
+class CNN(nn.Module):
+    """A first convolutional network: two convolutions, two linear layers, 421,642 parameters.
+
+    `padding`: of the second convolution: 1 keeps 14×14 pixels, 0 leaves 12×12 (and 315,146
+    parameters in all), 2 makes 16×16; `dropout`: the part of each linear layer's inputs set to 0
+    in training, from 0 to below 1 (Srivastava et al. 2014).
+
+    Shapes: `(N, 1, 28, 28)` float in, log-probabilities `(N, 10)` float32 out. Raises ValueError
+    for any other argument or input shape.
+    """
+
+    def __init__(self, padding=1, dropout=0.0):
+        super().__init__()
+        if padding not in (0, 1, 2):
+            raise ValueError(f"padding must be 0, 1 or 2, not {padding!r}.")
+        _check_dropout(dropout)
+        self.architecture, self.arguments = "CNN", {"padding": int(padding), "dropout": dropout}
+        self.conv1 = nn.Conv2d(1, 32, kernel_size=3, padding=1)  # 320 parameters
+        self.conv2 = nn.Conv2d(32, 64, kernel_size=3, padding=padding)  # 18,496
+        side = (14 + 2 * padding - 2) // 2  # what a 3×3 window, then the pooling, leave of 14 pixels
+        self.fc1 = nn.Linear(64 * side * side, 128)  # 401,536; without padding 295,040
+        self.fc2 = nn.Linear(128, 10)  # 1,290
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        _check_images("CNN", x)
+        dropout = self.arguments["dropout"]
+        x = F.relu(self.conv1(x))  # (N, 32, 28, 28)
+        x = F.max_pool2d(x, 2)  # (N, 32, 14, 14)
+        x = F.relu(self.conv2(x))  # (N, 64, 14, 14), or 12×12 without padding
+        x = F.max_pool2d(x, 2)  # (N, 64, 7, 7), or 6×6
+        x = torch.flatten(x, 1)  # (N, 3136), or 2304
+        x = F.relu(self.fc1(F.dropout(x, dropout, self.training)))  # (N, 128)
+        x = self.fc2(F.dropout(x, dropout, self.training))  # (N, 10)
+        return F.log_softmax(x, dim=1, dtype=torch.float32)  # (N, 10)
+
+
+class ImageClassifier(nn.Module):
+    """Three convolutions, their maps averaged, one linear layer: 56,394 parameters.
+
+    Shapes: `(N, 1, 28, 28)` float in, log-probabilities `(N, 10)` float32 out. Raises ValueError
+    for any other input shape.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.architecture, self.arguments = "ImageClassifier", {}
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 32, kernel_size=3),  # (N, 32, 26, 26), 320 parameters
+            nn.ReLU(),
+            nn.Conv2d(32, 64, kernel_size=3),  # (N, 64, 24, 24), 18,496
+            nn.ReLU(),
+            nn.Conv2d(64, 64, kernel_size=3),  # (N, 64, 22, 22), 36,928
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),  # (N, 64, 1, 1): the mean of each map (Lin et al. 2014, Network In Network)
+            nn.Flatten(),  # (N, 64)
+            nn.Linear(64, 10),  # (N, 10), 650
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        _check_images("ImageClassifier", x)
+        return F.log_softmax(self.layers(x), dim=1, dtype=torch.float32)  # (N, 10)
+
+
+# Name → what rebuilds a model from its keyword arguments: ARCHITECTURES[m.architecture](**m.arguments)
+ARCHITECTURES = {"Net": Net, "CNN": CNN, "ImageClassifier": ImageClassifier, "MLP": create_model}

@@ -95,21 +95,21 @@ def _keep_freed_memory():
 # ------------------------------------------------------------------------------------------------
 
 
-def _pipeline(*steps):
+def _pipeline(mean, std, *steps):
     return v2.Compose(
         [
             v2.ToImage(),  # a PIL image becomes a tensor (1, 28, 28), a tensor stays as it is
             v2.Resize((28, 28)),
             v2.ToDtype(torch.float32, scale=True),  # 0 … 255 → [0, 1]
             *steps,
-            v2.Normalize([MEAN], [STD]),
+            v2.Normalize([mean], [std]),
             v2.ToPureTensor(),
         ]
     )
 
 
-def get_train_transforms(*augmentation):
-    """Augmentation, then normalisation by MNIST's mean and deviation.
+def get_train_transforms(*augmentation, mean=MEAN, std=STD):
+    """Augmentation, then normalisation, by default by the mean and deviation of MNIST.
 
     By default the capstone's augmentation: with probability 0.1 a centre crop to 22 pixels resized
     to 28 (a zoom by 28/22), then a rotation uniform in ±15°; or the steps that are given instead,
@@ -117,19 +117,21 @@ def get_train_transforms(*augmentation):
     tensor `(N, 1, 28, 28)`, drawing for each of its images.
     """
     return _pipeline(
+        mean,
+        std,
         *augmentation
         or (
             RandomAffineEach(zoom=(28 / 22, 28 / 22), zoom_probability=0.1),
             # The nearest pixel, as torchvision's RandomRotation takes by default: bilinear rotation
             # would blur every training image, and none of the test images.
             RandomAffineEach(degrees=15.0, mode="nearest"),
-        )
+        ),
     )
 
 
-def get_test_transforms():
+def get_test_transforms(*, mean=MEAN, std=STD):
     """Scaled to [0, 1] and normalised; shapes as for `get_train_transforms`."""
-    return _pipeline()
+    return _pipeline(mean, std)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -35,7 +35,9 @@ FAST = {
     "scheduler": {"name": "OneCycleLR", "pct_start": 0.25},
     "loss": "nll_loss",
 }
-RECIPES = {
+PLAIN = {"batch_size": 64, "augmentation": None, "mean": 0.5, "std": 0.5, "scheduler": None}  # sessions 1 and 2
+ADAM = {"epochs": 10, "loss": "cross_entropy", "optimizer": {"optname": "Adam", "learningrate": 0.001}}
+RECIPES = {  # "arguments" of the architecture, "mean" and "std" of the transforms may be left out
     "s5": {
         "arch": "Net",
         "epochs": 20,
@@ -45,6 +47,23 @@ RECIPES = {
         "scheduler": {"name": "StepLR", "stepsize": 15, "gamma_val": 0.1},
         "loss": "nll_loss",
     },
+    "mlp": {
+        **PLAIN,
+        "arch": "MLP",
+        "epochs": 15,
+        "loss": "nll_loss",
+        "optimizer": {"optname": "SGD", "learningrate": 0.003},
+    },
+    "cnn": {**PLAIN, **ADAM, "arch": "CNN"},
+    "cnn-nopad": {**PLAIN, **ADAM, "arch": "CNN", "arguments": {"padding": 0}},
+    "image-classifier": {
+        **FAST,
+        "arch": "ImageClassifier",
+        "epochs": 10,
+        "batch_size": 128,
+        "augmentation": (utils.RandomAffineEach(degrees=10, mode="bicubic"),),
+        "optimizer": {"optname": "AdamW", "learningrate": 0.01, "weight_decay": 0.01},
+    },
     "fast1": {**FAST, "epochs": 1, "batch_size": 64},
     "fast2": {**FAST, "epochs": 2, "batch_size": 128},
 }
@@ -52,26 +71,33 @@ RECIPES = {
 
 def loader(recipe, split, **options):
     """The recipe's DataLoader; the training split is augmented and shuffled."""
+    normalise = {key: recipe[key] for key in ("mean", "std") if key in recipe}
+    kwargs, options["transform"] = {"batch_size": 500}, utils.get_test_transforms(**normalise)
     if split == "train":
         kwargs = {"batch_size": recipe["batch_size"], "shuffle": True}
-        options["transform"] = utils.get_train_transforms(*recipe["augmentation"])
-    else:
-        kwargs = {"batch_size": 500}
+        if recipe["augmentation"] is not None:
+            options["transform"] = utils.get_train_transforms(*recipe["augmentation"], **normalise)
     return utils.get_MNISTdataset_with_loader(split, kwargs, **options)
+
+
+def build(recipe):
+    """The recipe's network, new."""
+    return models.ARCHITECTURES[recipe["arch"]](**recipe.get("arguments", {}))
 
 
 def run(recipe, seed, *, validation=False, dataset="mnist", precision=None):
     """Train with one seed; return its final loss, accuracy (%) and training seconds."""
     device = utils.get_device()
     utils.set_seed(seed)
-    model = getattr(models, recipe["arch"])().to(device)
+    model = build(recipe).to(device)
     options = {"dataset": dataset, "holdout": HOLDOUT if validation else 0, "device": device}
     train_loader = loader(recipe, "train", **options)
     test_loader = loader(recipe, "validation" if validation else "test", **options)
     optimizer = utils.get_optimizer(model, **recipe["optimizer"])
-    per_batch = recipe["scheduler"]["name"] == "OneCycleLR"
+    schedule = recipe["scheduler"]
+    per_batch = schedule is not None and schedule["name"] == "OneCycleLR"
     steps = {"total_steps": recipe["epochs"] * len(train_loader)} if per_batch else {}
-    scheduler = utils.get_scheduler(optimizer, **recipe["scheduler"], **steps)
+    scheduler = utils.get_scheduler(optimizer, **schedule, **steps) if schedule else None
     criterion = utils.get_loss(recipe["loss"])
     start = time.perf_counter()
     for epoch in range(1, recipe["epochs"] + 1):
@@ -85,7 +111,7 @@ def run(recipe, seed, *, validation=False, dataset="mnist", precision=None):
             precision=precision,
             epoch=epoch,
         )
-        if not per_batch:
+        if scheduler and not per_batch:
             scheduler.step()
     seconds = time.perf_counter() - start
     loss, accuracy = utils.test(model, device, test_loader, criterion, precision=precision)
@@ -102,7 +128,7 @@ def measure(name, seeds, **options):
     result = {
         "recipe": name,
         "arch": recipe["arch"],
-        "parameters": sum(p.numel() for p in getattr(models, recipe["arch"])().parameters()),
+        "parameters": sum(p.numel() for p in build(recipe).parameters()),
         "epochs": recipe["epochs"],
         "n": seeds,
         "mean": statistics.mean(accuracies),

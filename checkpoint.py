@@ -338,13 +338,11 @@ def fit(
     if resume and (folder / LAST).exists():
         content = restore(folder / LAST, model, optimizer=optimizer, scheduler=scheduler)
         history, done, best_loss = _history(folder / LAST, content), content["epoch"], content["best_loss"]
-    else:
-        _set_aside(folder)
     total = getattr(scheduler, "total_steps", None)
     if per_batch and total is not None and total < epochs * len(train_loader):
         raise ValueError(
-            f"The scheduler's one cycle has {total} steps, and {epochs} epochs have {epochs * len(train_loader)}:"
-            " give it total_steps=epochs * len(train_loader); a cycle once begun can't be prolonged."
+            f"The scheduler's one cycle ends after {total / len(train_loader):g} epochs, and can't be prolonged to"
+            f" {epochs}: train for no more, or start anew with total_steps=epochs * len(train_loader)."
         )
 
     def save(name, epoch):
@@ -359,6 +357,8 @@ def fit(
             settings=settings,
         )
 
+    if not resume:
+        _set_aside(folder)
     if done == 0:
         save(LAST, 0)  # so that a run can be resumed from its first moment; a full disk shows now, too
     for epoch in range(done + 1, epochs + 1):
@@ -366,7 +366,7 @@ def fit(
             if verbose:
                 print(f"Stopped early: no lower validation loss in {patience} epochs.")
             break
-        rate, start = optimizer.param_groups[0]["lr"], time.perf_counter()
+        rate, start = float(optimizer.param_groups[0]["lr"]), time.perf_counter()
         steps = {"scheduler": scheduler} if per_batch else {}
         train_loss, train_acc = train(
             model, device, train_loader, optimizer, criterion, precision=precision, epoch=epoch, **steps

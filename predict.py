@@ -1,0 +1,309 @@
+"""Any image of a single digit → MNIST's own conditions → ten probabilities.
+
+MNIST's digits were scaled to fit 20×20 pixels and centred by their mass in 28×28, white on black
+(LeCun et al. 1998, Gradient-based learning applied to document recognition, section III.A). A
+photograph or drawing is brought to the same before a network sees it.
+"""
+
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from scipy import ndimage
+
+MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels in [0, 1]; in utils too, which imports more
+FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # raster only: PIL runs Ghostscript for EPS
+MAX_PIXELS = 64_000_000  # refused before decoding
+WORKING_SIZE = 400  # longest side (pixels) at which the digit is looked for
+SIDE, FRAME = 20, 28  # the digit's longest side and the frame's, in pixels
+MIN_CONTRAST = 0.08  # of full scale: less than this is paper
+MIN_STROKE = 1.8  # pixels at 20×20; MNIST's strokes are about 2 to 3, a ball-point pen's 0.5
+
+
+class ImageError(ValueError):
+    """The image can't be used; the message says why."""
+
+
+# ------------------------------------------------------------------------------------------------
+# Opening
+# ------------------------------------------------------------------------------------------------
+
+
+def read_image(image):
+    """A path, PIL image, array or tensor → grey values `(H, W)` float32 in [0, 1], 0 is black.
+
+    Arrays: `(H, W)`, `(1, H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`; bool, integers (up to 255 or,
+    for 16 bits and more, 65535) or floats in [0, 1]. EXIF orientation is applied, transparency laid onto white. Longer
+    sides than 400 pixels are scaled down to 400. Raises FileNotFoundError, IsADirectoryError or another OSError for a
+    path that can't be opened, ImageError for what is no image, empty, or larger than 64 megapixels.
+    """
+    if isinstance(image, Image.Image):
+        return _grey(image, "The image")
+    if isinstance(image, str | Path):
+        return _from_file(Path(image))
+    return _shrink(_from_array(image))
+
+
+def _from_file(path):
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name an image in it.")
+    if not path.exists():
+        raise FileNotFoundError(f"There is no image {path}.")
+    if not path.is_file():
+        raise ImageError(f"{path} is no regular file, so it can't be an image.")
+    if path.stat().st_size == 0:
+        raise ImageError(f"{path} is empty: it has no bytes.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PIL's own limit warns first; ours is below
+            with Image.open(path, formats=FORMATS) as image:
+                return _grey(image, str(path))
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"{path} is not an image that can be read: use PNG, JPEG, BMP, GIF, WebP or TIFF.") from None
+    except Image.DecompressionBombError:
+        raise ImageError(_too_large(path)) from None
+    except PermissionError:
+        raise PermissionError(f"{path} can't be opened: permission denied.") from None
+    except MemoryError:
+        raise
+    except Exception:  # PIL's decoders fail with nearly any exception on a damaged file
+        raise ImageError(f"{path} is damaged, and can't be read: use another copy of it.") from None
+
+
+def _too_large(name):
+    return f"{name} is too large: at most {MAX_PIXELS // 1_000_000} megapixels are read; scale it down first."
+
+
+def _grey(image, name):
+    """A PIL image, upright and on white, as grey values in [0, 1]."""
+    if image.width * image.height == 0:
+        raise ImageError(f"{name} is empty: it is {image.width}×{image.height} pixels.")
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError(_too_large(name))
+    orientation = _orientation(image)
+    if image.format in ("JPEG", "MPO"):
+        image.draft(None, (WORKING_SIZE, WORKING_SIZE))  # decode large photographs at a fraction
+    if image.mode.startswith(("I", "F")):  # 16 and 32 bits; convert would cut them at 255
+        grey = _shrink(_scaled(np.asarray(image), name))
+    else:
+        if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+            image = _small(image.convert("RGBA"))
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        elif image.mode != "L":
+            image = image.convert("RGB")
+        grey = np.asarray(_small(image).convert("L"), np.float32) / 255
+    return np.ascontiguousarray(_upright(grey, orientation))
+
+
+def _orientation(image):
+    """The EXIF orientation, 1 to 8; 1 where there is none or none that can be read."""
+    try:
+        value = image.getexif().get(0x0112, 1)
+    except Exception:  # a damaged EXIF block hides only the orientation
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _upright(grey, orientation):
+    """Undo the camera's turn (EXIF 2.32, tag 274)."""
+    if orientation >= 5:
+        grey = grey.T
+    if orientation in (2, 3, 6, 7):
+        grey = grey[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        grey = grey[::-1]
+    return grey
+
+
+def _small(image):
+    """The image, scaled down to the working size if it is larger."""
+    scale = WORKING_SIZE / max(image.size)
+    if scale >= 1:
+        return image
+    size = [max(1, round(side * scale)) for side in image.size]
+    return image.resize(size, Image.Resampling.BOX, reducing_gap=2)
+
+
+def _shrink(grey):
+    """As `_small`, for grey values."""
+    return np.asarray(_small(Image.fromarray(grey)), np.float32)
+
+
+def _from_array(array):
+    if isinstance(array, torch.Tensor):
+        array = array.detach().cpu().numpy()
+    array = np.asarray(array)
+    if array.dtype.kind not in "buif":
+        raise ImageError(f"An image is a path, a PIL image, or an array of numbers, not {type(array).__name__}.")
+    if array.ndim == 3 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise ImageError(f"An array of shape {array.shape} is no image: give (H, W), (H, W, 3) or (H, W, 4).")
+    if array.size == 0:
+        raise ImageError(f"The array is empty: its shape is {array.shape}.")
+    if array.shape[0] * array.shape[1] > MAX_PIXELS:
+        raise ImageError(_too_large("The array"))
+    values = _scaled(array, "The array")
+    if array.ndim == 3:
+        grey = values[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as PIL's
+        values = grey * values[..., 3] + 1 - values[..., 3] if array.shape[2] == 4 else grey
+    return values
+
+
+def _scaled(array, name):
+    """Numbers of any type as float32 in [0, 1]."""
+    if not np.isfinite(array).all():
+        raise ImageError(f"{name} holds values that are not finite.")
+    if array.dtype.kind == "b":
+        return array.astype(np.float32)
+    low, high = array.min(), array.max()
+    if array.dtype.kind == "f":
+        full = 1 if high <= 1 else 255
+    else:
+        full = 255 if array.dtype.itemsize == 1 else 65535
+        if array.dtype.itemsize > 2 and high <= 255:
+            full = 255  # plain Python numbers, or a PIL image of mode "I" with 8 bits' values
+    if low < 0 or high > full:
+        raise ImageError(f"{name} holds values from {low} to {high}: give 0 to 255, or floats in [0, 1].")
+    return array.astype(np.float32) / full
+
+
+# ------------------------------------------------------------------------------------------------
+# Finding the digit
+# ------------------------------------------------------------------------------------------------
+
+
+def prepare(image):
+    """Any image of a single digit → `(28, 28)` float32 in [0, 1], white on black, as MNIST's are.
+
+    Dark on light or light on dark; uneven light is removed. Takes what `read_image` takes and
+    raises what it raises, and ImageError for a blank page.
+    """
+    grey = read_image(image)
+    if min(grey.shape) < 4 or max(grey.shape) < 8:
+        raise ImageError(f"The image is too small for a digit: {grey.shape[1]}×{grey.shape[0]} pixels.")
+    ink = _ink(grey)
+    mask = _digit(ink)
+    ink = np.where(ndimage.binary_dilation(mask), ink, 0)  # the soft edge of the strokes too
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    ink, mask = ink[box], mask[box]
+    full = np.percentile(ink[mask], 75)  # the middle of a stroke is white in MNIST, whatever the pen
+    small = _fit_in_square(np.clip(ink / full, 0, 1), mask)
+    return torch.from_numpy(_centred(small))
+
+
+def _ink(grey):
+    """How much each pixel differs from the paper, positive where there is ink.
+
+    The paper's brightness is a quadratic surface, fitted again and again without what lies far
+    from it; the ink lies on the side of the larger deviations, so either may be the darker.
+    """
+    height, width = grey.shape
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
+    terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
+    values = grey.ravel()
+    step = max(1, values.size // 20_000)  # enough points to fit six numbers
+    points, seen = terms[::step], values[::step]
+    # The rim of a picture of a digit is paper, even where a thick digit fills more than half of it.
+    weight = np.clip((np.maximum(abs(x), abs(y)).ravel()[::step] - 0.5) * 2, 0.05, 1) ** 2
+    start, keep = weight, np.ones(len(seen), bool)
+    for _ in range(12):
+        surface = np.linalg.lstsq(points * weight[:, None], seen * weight, rcond=None)[0]
+        off = abs(seen - points @ surface)
+        limit = max(3 * 1.4826 * np.median(off[keep]), 0.02)
+        keep = off < limit
+        if keep.sum() < 50:
+            break
+        weight = start * np.clip(1 - (off / limit) ** 2, 0, 1)  # Tukey's biweight
+    difference = (terms @ surface).reshape(grey.shape) - grey
+    far = np.where(abs(difference) > max(MIN_CONTRAST, 0.3 * abs(difference).max()), difference, 0)
+    return difference if far.sum() >= 0 else -difference
+
+
+def _digit(ink):
+    """Where the digit is: a mask `(H, W)`, without specks and without what lies at the rim."""
+    smooth = ndimage.gaussian_filter(ink, max(ink.shape) / 250)
+    noise = 1.4826 * np.median(abs(ink - smooth))
+    high = np.percentile(smooth, 99.9) if smooth.size > 4000 else smooth.max()
+    if high < max(MIN_CONTRAST, 4 * noise):
+        raise ImageError("The page is blank: no digit stands out from it.")
+    mask = smooth > max(_otsu(np.clip(smooth, 0, high)), MIN_CONTRAST / 2)
+    labels, count = ndimage.label(mask, np.ones((3, 3)))
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    rim = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    inside = sizes.copy()
+    inside[rim] = 0
+    if inside.max() >= 0.2 * sizes.max():  # else the digit itself touches the rim
+        sizes = inside
+    return (sizes >= 0.05 * sizes.max())[labels] & mask
+
+
+def _otsu(values, bins=128):
+    """The threshold that parts the values best into two classes (Otsu 1979)."""
+    counts, edges = np.histogram(values, bins)
+    centres = (edges[:-1] + edges[1:]) / 2
+    below, sums = np.cumsum(counts), np.cumsum(counts * centres)
+    above = below[-1] - below
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
+    return centres[np.nanargmax(between)]
+
+
+def _fit_in_square(ink, mask):
+    """The cropped digit with its longest side at 20 pixels, its aspect kept."""
+    scale = SIDE / max(ink.shape)
+    # A strip of width w lies w / 4 from its edge on average. Thin pens fade away at 20 pixels.
+    stroke = 4 * ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1][mask].mean() * scale
+    if stroke < MIN_STROKE:
+        extra = math.ceil((MIN_STROKE - stroke) / scale / 2)
+        y, x = np.mgrid[-extra : extra + 1, -extra : extra + 1]
+        ink = ndimage.grey_dilation(np.pad(ink, extra), footprint=x * x + y * y <= extra * extra)
+        scale = SIDE / max(ink.shape)
+    size = [max(1, round(side * scale)) for side in ink.shape[::-1]]
+    resample = Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR
+    small = np.asarray(Image.fromarray(ink).resize(size, resample), np.float32)
+    return np.clip(small / small.max(), 0, 1)
+
+
+def _centred(small):
+    """The digit in a 28×28 frame, its centre of mass at pixel (14, 14), where MNIST's are."""
+    frame = np.zeros((FRAME, FRAME), np.float32)
+    corner = []
+    for side, centre in zip(small.shape, ndimage.center_of_mass(small), strict=True):
+        start = round(FRAME / 2 - centre)
+        corner.append(min(max(start, 0), FRAME - side))
+    top, left = corner
+    frame[top : top + small.shape[0], left : left + small.shape[1]] = small
+    return frame
+
+
+# ------------------------------------------------------------------------------------------------
+# Predicting
+# ------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def predict(model, image, *, mean=MEAN, std=STD):
+    """Ten probabilities `(10,)`, and the image `(28, 28)` in [0, 1] that the network saw.
+
+    `model`: one of model.py, evaluated as in `model.eval()` whatever its mode; `image`: what `prepare` takes. `mean`
+    and `std`: the normalisation that the model was trained with. Raises what `prepare` raises.
+    """
+    seen = prepare(image)
+    where = next(model.parameters()).device
+    mode = model.training
+    model.eval()
+    try:
+        outputs = model(((seen - mean) / std).view(1, 1, FRAME, FRAME).to(where))
+    finally:
+        model.train(mode)
+    return outputs[0].float().exp().cpu(), seen

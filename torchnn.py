@@ -1,0 +1,406 @@
+"""Train a network, and read your own digits with it, from the command line.
+
+examples:
+  python torchnn.py --train                               train Net for 10 epochs, keep the best model
+  python torchnn.py --train --arch CNN --epochs 5 --optimizer Adam --lr 0.001
+  python torchnn.py --train --resume                      go on where a run was stopped
+  python torchnn.py --infer seven.jpg                     which digit is it?
+  python torchnn.py --infer *.png --top 3 --json
+  python torchnn.py --infer seven.jpg --save-figure seen.png
+  python torchnn.py --evaluate                            the best model on the test set
+  python torchnn.py --export net.onnx                     for ONNX Runtime
+"""
+
+import argparse
+import json
+import math
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+from checkpoint import BEST, LAST, fit, load_checkpoint, load_model, write_atomically
+from model import ARCHITECTURES
+from predict import FRAME, MEAN, STD, predict, read_image
+
+FOLDER = Path(__file__).parent / "checkpoints"
+HOLDOUT = 5_000  # training images to choose the best model by; of the embedded digits a fifth
+RATES = {"SGD": 0.01, "Adam": 0.001, "AdamW": 0.003, "RMSprop": 0.001}
+SETTINGS = {  # of a run, with their defaults; kept in its checkpoints
+    "arch": "Net",
+    "batch_size": 128,
+    "lr": None,  # by the optimizer
+    "optimizer": "AdamW",
+    "scheduler": "OneCycleLR",
+    "seed": 1,
+}
+
+
+# ------------------------------------------------------------------------------------------------
+# --train
+# ------------------------------------------------------------------------------------------------
+
+
+def train_command(options):
+    """Train, keep the run in the folder, and report the best model's figures on the test set."""
+    import utils  # here and below, since --infer starts sooner without it
+
+    folder = Path(options.folder)
+    settings = _settings(options, folder / LAST)
+    device = torch.device(options.device or utils.get_device())
+    print(f"Device: {utils.describe_device(device)}")
+    utils.set_seed(settings["seed"])
+    train_loader, validation_loader, test_loader = _loaders(options, device, settings["batch_size"])
+    data = train_loader.dataset.name
+    if settings.setdefault("data", data) != data:
+        raise ValueError(f"The run in {folder} was trained on {settings['data']}, and this is {data}: give the same.")
+    print(f"{train_loader.dataset}; {len(validation_loader.dataset):,} to choose by")
+    model = ARCHITECTURES[settings["arch"]]().to(device)
+    optimizer = utils.get_optimizer(model, settings["optimizer"], settings["lr"])
+    scheduler = _scheduler(optimizer, settings["scheduler"], options.epochs, len(train_loader))
+    history = fit(
+        model,
+        device,
+        train_loader,
+        validation_loader,
+        optimizer,
+        utils.get_loss(),
+        epochs=options.epochs,
+        scheduler=scheduler,
+        folder=folder,
+        patience=options.patience,
+        resume=options.resume,
+        settings=settings,
+    )
+    losses = history["validation_loss"]
+    print(f"Best model: epoch {1 + losses.index(min(losses))}, kept as {folder / BEST}")
+    _print_report(load_model(folder / BEST, device), device, test_loader)
+
+
+def _settings(options, last):
+    """The run's settings: as given, else as in the checkpoint to resume, else the defaults."""
+    given = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
+    if not options.resume:
+        settings = {**SETTINGS, **given}
+    elif not last.exists():
+        print(f"There is no {last} to resume from: starting with the first epoch.")
+        settings = {**SETTINGS, **given}
+    else:
+        settings = dict(load_checkpoint(last)["settings"])
+        if missing := SETTINGS.keys() - settings.keys():
+            raise ValueError(
+                f"{last} was not written by torchnn.py: it lacks the settings {', '.join(sorted(missing))}."
+            )
+        for name, value in given.items():
+            if settings[name] != value:
+                flag = "--" + name.replace("_", "-")
+                raise ValueError(
+                    f"The run in {last.parent} has {flag} {settings[name]}, not {value}: leave {flag} out to go on,"
+                    " or leave out --resume to start anew."
+                )
+    if settings["lr"] is None:
+        settings["lr"] = RATES.get(settings["optimizer"], 0.001)
+    return settings
+
+
+def _loaders(options, device, batch_size):
+    """Training, validation and test loader; augmented as in the fast recipe of benchmarks/accuracy.py."""
+    import utils
+
+    def loader(split, kwargs, **more):
+        return utils.get_MNISTdataset_with_loader(
+            split, kwargs, dataset=options.dataset, root=options.data, device=device, **more
+        )
+
+    test_loader = loader("test", {"batch_size": 500})
+    holdout = HOLDOUT if len(test_loader.dataset) >= 10_000 else 287
+    augment = utils.RandomAffineEach(degrees=10, zoom=(0.9, 1.1), shift=0.06, mode="bicubic")
+    train_loader = loader(
+        "train",
+        {"batch_size": batch_size, "shuffle": True},
+        holdout=holdout,
+        transform=utils.get_train_transforms(augment),
+    )
+    return train_loader, loader("validation", {"batch_size": 500}, holdout=holdout), test_loader
+
+
+def _scheduler(optimizer, name, epochs, batches):
+    """The scheduler of this name with what suits a run of `epochs`; None for 'none'."""
+    import utils
+
+    if name == "none":
+        return None
+    options = {
+        "OneCycleLR": {"total_steps": epochs * batches, "pct_start": 0.25},
+        "StepLR": {"stepsize": max(1, 3 * epochs // 4)},
+        "CosineAnnealingLR": {"stepsize": epochs},
+        "ReduceLROnPlateau": {"stepsize": 2},
+    }
+    return utils.get_scheduler(optimizer, name=name, **options.get(name, {}))
+
+
+# ------------------------------------------------------------------------------------------------
+# --evaluate
+# ------------------------------------------------------------------------------------------------
+
+
+def evaluate_command(options):
+    """Report a checkpoint's loss, accuracy and per-digit accuracy on the test set."""
+    import utils
+
+    device = torch.device(options.device or utils.get_device())
+    model = load_model(options.checkpoint, device)
+    loader = utils.get_MNISTdataset_with_loader(
+        "test", {"batch_size": 500}, dataset=options.dataset, root=options.data, device=device
+    )
+    _print_report(model, device, loader, options.json)
+
+
+def _print_report(model, device, loader, as_json=False):
+    loss, accuracy, digits = evaluate(model, device, loader)
+    if as_json:
+        print(json.dumps({"data": str(loader.dataset), "loss": loss, "accuracy": accuracy, "digits": digits}))
+        return
+    print(f"{loader.dataset}: loss {loss:.4f}, accuracy {accuracy:.2f} %")
+    print("  ".join(f"{digit}: {value:.1f} %" for digit, value in zip(loader.dataset.classes, digits, strict=True)))
+
+
+def evaluate(model, device, loader):
+    """Loss, accuracy in % and the accuracy of each of the ten digits in % (NaN for one that is not there)."""
+    import utils
+
+    right, count = torch.zeros(10), torch.zeros(10)
+
+    def counting(outputs, labels):
+        hits = (outputs.argmax(dim=1) == labels).cpu()
+        right.index_add_(0, labels.cpu(), hits.float())
+        count.index_add_(0, labels.cpu(), torch.ones(len(hits)))
+        return criterion(outputs, labels)
+
+    criterion = utils.get_loss()
+    loss, accuracy = utils.test(model, device, loader, counting)
+    return loss, accuracy, (100 * right / count).tolist()
+
+
+# ------------------------------------------------------------------------------------------------
+# --infer
+# ------------------------------------------------------------------------------------------------
+
+
+def infer_command(options):
+    """Print the digit, its probability and the runners-up of each image; 2 if any can't be used."""
+    model = load_model(options.checkpoint, options.device or "cpu")
+    answers, code = [], 0
+    for name in options.infer:
+        try:
+            probabilities, seen = predict(model, name)
+        except (OSError, ValueError) as problem:
+            _complain(problem)
+            code = 2
+            continue
+        order = probabilities.argsort(descending=True)[: options.top].tolist()
+        top = [{"digit": digit, "probability": probabilities[digit].item()} for digit in order]
+        answers.append((name, seen, probabilities))
+        if options.json:
+            print(json.dumps({"image": name, **top[0], "top": top}), flush=True)
+        else:
+            first, *others = (f"{t['digit']} ({100 * t['probability']:.1f} %)" for t in top)
+            print(f"{name}: {first}" + (f", else {', '.join(others)}" if others else ""), flush=True)
+    if options.save_figure and answers:
+        _save_figure(Path(options.save_figure), answers)
+    return code
+
+
+def _save_figure(path, answers):
+    """A row for each image: the original, what the network saw, and the ten probabilities."""
+    import io
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    from plots import STYLE, TEST_STYLE
+
+    kind = path.suffix[1:].lower() or "png"
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            len(answers), 3, figsize=(9, 2.9 * len(answers)), layout="constrained", squeeze=False
+        )
+        for (left, middle, right), (name, seen, probabilities) in zip(axes, answers, strict=True):
+            left.imshow(read_image(name), cmap="gray", vmin=0, vmax=1)
+            middle.imshow(seen, cmap="gray", vmin=0, vmax=1, extent=(0, FRAME, FRAME, 0))
+            bars = right.bar(range(10), 100 * probabilities, color=TEST_STYLE["color"])
+            right.bar_label(bars, [f"{100 * p:.0f}" if p >= 0.005 else "" for p in probabilities])
+            right.set(xlabel="digit", ylabel="probability (%)", xticks=range(10), ylim=(0, 112))
+            right.set_title(f"read as {int(probabilities.argmax())}")
+            left.set_title(Path(name).name if len(Path(name).name) <= 32 else "…" + Path(name).name[-31:])
+            middle.set_title("what the network saw")
+            for ax in (left, middle):
+                ax.axis("off")
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise ValueError(f"{path} can't be written: a figure is kept as .png, .pdf or .svg, not .{kind}.")
+    content = io.BytesIO()
+    figure.savefig(content, format=kind, dpi=150)
+    write_atomically(path, content.getvalue())
+
+
+# ------------------------------------------------------------------------------------------------
+# --export
+# ------------------------------------------------------------------------------------------------
+
+
+def export_command(options):
+    """Write the checkpoint's model as ONNX, once ONNX Runtime gives the same answers with it."""
+    import io
+    import logging
+
+    import onnxruntime
+
+    model = load_model(options.checkpoint)
+    model.to(memory_format=torch.contiguous_format)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    example, content = torch.randn(2, 1, FRAME, FRAME), io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter's own making
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            verbose=False,
+            input_names=["images"],
+            output_names=["log_probabilities"],
+            dynamic_shapes=({0: torch.export.Dim("N")},),
+        )
+    program.save(content)
+    session = onnxruntime.InferenceSession(content.getvalue(), providers=["CPUExecutionProvider"])
+    images = torch.randn(7, 1, FRAME, FRAME)
+    with torch.inference_mode():
+        expected = model(images)
+    (found,) = session.run(None, {"images": images.numpy()})
+    difference = (torch.from_numpy(found) - expected).abs().max().item()
+    if not difference <= 1e-4:
+        raise ValueError(f"{options.export} was not written: ONNX Runtime's answers differ by {difference:.1e}.")
+    write_atomically(options.export, content.getvalue())
+    print(
+        f"{options.export}: {model.architecture}; images (N, 1, 28, 28), normalised as (x - {MEAN}) / {STD} for x in"
+        f" [0, 1] → log_probabilities (N, 10). ONNX Runtime gives the same answers within {difference:.0e}."
+    )
+
+
+# ------------------------------------------------------------------------------------------------
+# Command line
+# ------------------------------------------------------------------------------------------------
+
+
+def _whole(low):
+    def whole(text):
+        value = int(text)
+        if not low <= value < 2**32:
+            raise ValueError
+        return value
+
+    whole.__name__ = f"whole number from {low}"  # argparse names it in its message
+    return whole
+
+
+def _rate(text):
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError
+    return value
+
+
+_rate.__name__ = "number above 0"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (--help shows examples)\n")
+
+
+def parser():
+    """All options; what is wrong with them is said in one line, with exit code 2."""
+    summary, _, examples = __doc__.partition("\n\n")
+    result = _Parser(
+        prog="torchnn.py", description=summary, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    what = result.add_mutually_exclusive_group(required=True)
+    what.add_argument("--train", action="store_true", help="train a network and keep the best by validation loss")
+    what.add_argument("--infer", nargs="+", metavar="IMAGE", help="read the digit in each image")
+    what.add_argument("--evaluate", action="store_true", help="report a checkpoint's figures on the test set")
+    what.add_argument("--export", metavar="FILE.onnx", help="write a checkpoint's model for ONNX Runtime")
+
+    run = result.add_argument_group("training")
+    run.add_argument("--arch", choices=ARCHITECTURES, help="default Net")
+    run.add_argument("--epochs", type=_whole(1), default=10, metavar="N", help="in all, default 10")
+    run.add_argument("--batch-size", type=_whole(1), metavar="N", help="default 128")
+    run.add_argument("--optimizer", choices=RATES, help="default AdamW")
+    rates = ", ".join(f"{rate:g} for {name}" for name, rate in RATES.items())
+    run.add_argument("--lr", type=_rate, metavar="RATE", help=f"learning rate; default {rates}")
+    schedulers = ("OneCycleLR", "StepLR", "CosineAnnealingLR", "ReduceLROnPlateau", "none")
+    run.add_argument("--scheduler", choices=schedulers, help="default OneCycleLR")
+    run.add_argument("--patience", type=_whole(1), metavar="N", help="stop after N epochs without a lower loss")
+    run.add_argument("--seed", type=_whole(0), metavar="N", help="default 1")
+    run.add_argument("--resume", action="store_true", help=f"go on from {LAST} in the folder, exactly")
+    run.add_argument(
+        "--folder", default=FOLDER, help=f"where the run is kept; default {FOLDER.name}/ beside torchnn.py"
+    )
+
+    use = result.add_argument_group("using a checkpoint")
+    use.add_argument(
+        "--checkpoint", default=FOLDER / BEST, metavar="FILE", help=f"default {FOLDER.name}/{BEST} beside torchnn.py"
+    )
+    use.add_argument("--top", type=_whole(1), default=3, metavar="N", help="how many digits to name; default 3")
+    use.add_argument("--json", action="store_true", help="print JSON, a line an image")
+    use.add_argument("--save-figure", metavar="FILE", help="original, what the network saw, and the probabilities")
+
+    both = result.add_argument_group("data and device")
+    both.add_argument("--data", metavar="FOLDER", help="holds MNIST/raw; default MNIST_DATA, else data/")
+    both.add_argument(
+        "--dataset",
+        choices=("auto", "mnist", "fashion_mnist", "kmnist", "digits"),
+        default="auto",
+        help="default auto: MNIST where it can be had, else scikit-learn's embedded digits",
+    )
+    both.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: the fastest; --infer: cpu")
+    return result
+
+
+def _complain(problem):
+    print(f"torchnn.py: {' '.join(str(problem).split())}", file=sys.stderr)
+
+
+def main(arguments=None):
+    """Run one command; return the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
+    options = parser().parse_args(arguments)
+    warnings.showwarning = lambda message, *_, **__: _complain(message)
+    try:
+        if options.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("There is no CUDA device here: leave out --device, or use --device cpu.")
+        if options.device == "mps" and not torch.backends.mps.is_available():
+            raise ValueError("There is no MPS device here: leave out --device, or use --device cpu.")
+        if options.infer:
+            return infer_command(options)
+        if options.train:
+            train_command(options)
+        elif options.evaluate:
+            evaluate_command(options)
+        else:
+            export_command(options)
+    except (OSError, ValueError, FloatingPointError) as problem:
+        _complain(problem)
+        return 2
+    except torch.OutOfMemoryError:
+        _complain("The GPU's memory is too small for this: use a smaller --batch-size, or --device cpu.")
+        return 2
+    except KeyboardInterrupt:
+        if options.train:
+            _complain(f"Stopped. {Path(options.folder) / LAST} holds the last complete epoch: go on with --resume.")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

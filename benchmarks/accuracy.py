@@ -85,14 +85,13 @@ def build(recipe):
     return models.ARCHITECTURES[recipe["arch"]](**recipe.get("arguments", {}))
 
 
-def run(recipe, seed, *, validation=False, dataset="mnist", precision=None):
-    """Train with one seed; return its final loss, accuracy (%) and training seconds."""
+def trained(recipe, seed, *, validation=False, dataset="mnist", precision=None):
+    """Train the recipe's network from scratch with one seed; return it and the training seconds."""
     device = utils.get_device()
     utils.set_seed(seed)
     model = build(recipe).to(device)
     options = {"dataset": dataset, "holdout": HOLDOUT if validation else 0, "device": device}
     train_loader = loader(recipe, "train", **options)
-    test_loader = loader(recipe, "validation" if validation else "test", **options)
     optimizer = utils.get_optimizer(model, **recipe["optimizer"])
     schedule = recipe["scheduler"]
     per_batch = schedule is not None and schedule["name"] == "OneCycleLR"
@@ -113,8 +112,16 @@ def run(recipe, seed, *, validation=False, dataset="mnist", precision=None):
         )
         if scheduler and not per_batch:
             scheduler.step()
-    seconds = time.perf_counter() - start
-    loss, accuracy = utils.test(model, device, test_loader, criterion, precision=precision)
+    return model, time.perf_counter() - start
+
+
+def run(recipe, seed, *, validation=False, dataset="mnist", precision=None):
+    """Train with one seed; return its final loss, accuracy (%) and training seconds."""
+    model, seconds = trained(recipe, seed, validation=validation, dataset=dataset, precision=precision)
+    device = utils.get_device()
+    options = {"dataset": dataset, "holdout": HOLDOUT if validation else 0, "device": device}
+    test_loader = loader(recipe, "validation" if validation else "test", **options)
+    loss, accuracy = utils.test(model, device, test_loader, utils.get_loss(recipe["loss"]), precision=precision)
     return {"seed": seed, "loss": loss, "accuracy": accuracy, "seconds": seconds}
 
 

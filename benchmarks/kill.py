@@ -1,0 +1,115 @@
+"""Kill a training run at random moments, and see that nothing is lost.
+
+    python benchmarks/kill.py --kills 50
+
+Each time a new process trains with `fit`, which saves after every (short) epoch, and is killed with
+SIGKILL at a random moment. Then `last.pt` and `best_model.pt` must load, wherever they exist, and a
+process that resumes must end with bit for bit the weights of a run that was never killed. Kept in
+benchmarks/results/kill.json. Needs a system with fork (not Windows).
+"""
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+import accuracy  # noqa: E402
+
+import checkpoint  # noqa: E402
+import model as models  # noqa: E402
+import utils  # noqa: E402
+
+EPOCHS, SEED = 40, 0
+
+
+def training(folder, loaders):
+    """The run: a small network with dropout, a rate that changes every batch, a checkpoint an epoch."""
+    utils.set_seed(SEED)
+    model = models.create_model(dropout=0.2)
+    optimizer = utils.get_optimizer(model, "AdamW", 0.003)
+    scheduler = utils.get_scheduler(optimizer, name="OneCycleLR", total_steps=EPOCHS * len(loaders[0]))
+    options = {"epochs": EPOCHS, "scheduler": scheduler, "folder": folder, "resume": True, "verbose": False}
+    checkpoint.fit(model, "cpu", *loaders, optimizer, utils.get_loss(), **options)
+
+
+def in_child(folder, loaders, kill_after=None):
+    """Train in a process of its own; kill it after so many seconds, or wait for its end. True if it was killed."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            training(folder, loaders)
+            code = 0
+        finally:
+            os._exit(code)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    if not os.WIFSIGNALED(status) and os.waitstatus_to_exitcode(status) != 0:
+        raise RuntimeError("The training itself failed; its traceback is above.")
+    return os.WIFSIGNALED(status)
+
+
+def weights(path):
+    return checkpoint.load_model(path).state_dict()
+
+
+def measure(kills):
+    """Kill so many runs; return how many left what, and how many were resumed to the same weights."""
+    loaders = [
+        utils.get_MNISTdataset_with_loader(split, {"batch_size": size, "shuffle": True}, dataset="digits", holdout=287)
+        for split, size in (("train", 400), ("validation", 300))
+    ]
+    dice = random.Random(SEED)
+    counts = {"kills": kills, "after_the_end": 0, "before_the_first": 0, "loaded": 0, "temporary": 0, "same_weights": 0}
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder) / "whole"
+        start = time.perf_counter()
+        in_child(whole, loaders)
+        seconds = time.perf_counter() - start
+        expected = weights(whole / checkpoint.LAST)
+        for number in range(1, kills + 1):
+            run = Path(folder) / str(number)
+            counts["after_the_end"] += not in_child(run, loaders, kill_after=dice.uniform(0, seconds))
+            kept = [run / name for name in (checkpoint.LAST, checkpoint.BEST) if (run / name).exists()]
+            counts["before_the_first"] += not kept
+            counts["temporary"] += any(run.glob(".*.tmp"))  # the kill came in the middle of a write
+            for path in kept:
+                checkpoint.load_model(path)  # raises where it is not whole
+            counts["loaded"] += len(kept)
+            in_child(run, loaders)
+            found = weights(run / checkpoint.LAST)
+            counts["same_weights"] += all(torch.equal(found[key], expected[key]) for key in expected)
+    return {**counts, "epochs": EPOCHS, "seconds": seconds}
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50, metavar="N")
+    options = parser.parse_args(arguments)
+    if not hasattr(os, "fork"):
+        parser.exit(2, "This needs a system with fork.\n")
+    torch.set_num_threads(1)  # a pool of threads does not survive a fork
+    result = measure(options.kills)
+    print(
+        "{kills} kills of a run of {seconds:.1f} s, {temporary} in the middle of a write, {before_the_first} before the"
+        " first checkpoint, {after_the_end} after the end; {loaded} checkpoints loaded;"
+        " {same_weights} resumed to the same weights".format(**result)
+    )
+    if options.kills >= 50:
+        accuracy.keep(result, accuracy.RESULTS / "kill.json")
+    return 0 if result["same_weights"] == options.kills else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,6 +5,7 @@ A checkpoint is one file of plain types and tensors, written by `torch.save` and
 it that then takes its place: killed at any moment, the earlier file is still whole.
 """
 
+import contextlib
 import csv
 import io
 import math
@@ -73,7 +74,8 @@ def write_atomically(path, content):
         why = problem.strerror or str(problem)
         raise type(problem)(problem.errno, f"Could not write {path}: {why}. What was there before is whole.") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def save_checkpoint(

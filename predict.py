@@ -15,12 +15,12 @@ from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels in [0, 1]; in utils too, which imports more
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # raster only: PIL runs Ghostscript for EPS
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # raster only: PIL runs Ghostscript for EPS
 MAX_PIXELS = 64_000_000  # refused before decoding
 WORKING_SIZE = 400  # longest side (pixels) at which the digit is looked for
 SIDE, FRAME = 20, 28  # the digit's longest side and the frame's, in pixels
 MIN_CONTRAST = 0.08  # of full scale: less than this is paper
-MIN_STROKE = 1.8  # pixels at 20×20; MNIST's strokes are about 2 to 3, a ball-point pen's 0.5
+MIN_STROKE = 2.0  # pixels at 20×20; MNIST's strokes are about 2 to 3, a ball-point pen's 0.5
 
 
 class ImageError(ValueError):
@@ -137,9 +137,9 @@ def _shrink(grey):
 def _from_array(array):
     if isinstance(array, torch.Tensor):
         array = array.detach().cpu().numpy()
-    array = np.asarray(array)
+    kind, array = type(array).__name__, np.asarray(array)
     if array.dtype.kind not in "buif":
-        raise ImageError(f"An image is a path, a PIL image, or an array of numbers, not {type(array).__name__}.")
+        raise ImageError(f"An image is a path, a PIL image, or an array of numbers, not {kind}.")
     if array.ndim == 3 and array.shape[0] == 1:
         array = array[0]
     if array.ndim == 3 and array.shape[2] == 1:

@@ -65,7 +65,7 @@ RECIPES = {  # "arguments" of the architecture, "mean" and "std" of the transfor
         "optimizer": {"optname": "AdamW", "learningrate": 0.01, "weight_decay": 0.01},
     },
     "fast1": {**FAST, "epochs": 1, "batch_size": 64},
-    "fast2": {**FAST, "epochs": 2, "batch_size": 128},
+    "fast2": {**FAST, "epochs": 2, "batch_size": 128, "optimizer": {**FAST["optimizer"], "betas": (0.9, 0.98)}},
 }
 
 

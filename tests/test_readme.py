@@ -2,18 +2,15 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
+import accuracy
 import pytest
+import speed
+
+import pictures
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import accuracy  # noqa: E402
-import speed  # noqa: E402
-
-import pictures  # noqa: E402
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -1,0 +1,335 @@
+"""Any image of a digit → what MNIST would have made of it."""
+
+import io
+import struct
+import time
+import zlib
+
+import infer
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+import dataset
+import model as models
+import predict
+import utils
+
+
+def seven(size=(300, 240), pen=14, ink=20, paper=235):
+    """A drawn 7, dark on light, off-centre."""
+    image = Image.new("L", size, paper)
+    width, height = size
+    points = [(0.5 * width, 0.2 * height), (0.8 * width, 0.22 * height), (0.62 * width, 0.7 * height)]
+    ImageDraw.Draw(image).line(points, fill=ink, width=pen, joint="curve")
+    return image
+
+
+def close(one, other, within=0.02):
+    return (one - other).abs().mean() < within
+
+
+def saved(image, form, **options):
+    content = io.BytesIO()
+    image.save(content, form, **options)
+    return Image.open(io.BytesIO(content.getvalue()))
+
+
+# ------------------------------------------------------------------------------------------------
+# MNIST's conditions
+# ------------------------------------------------------------------------------------------------
+
+
+def extent(seen):
+    rows, columns = (np.flatnonzero((seen.numpy() > 0.2).any(axis=axis)) for axis in (1, 0))
+    return rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
+
+
+@pytest.mark.parametrize("shape", [(160, 80), (80, 160), (120, 120)])
+def test_longest_side_20_aspect_kept_centred_by_mass(shape):
+    height, width = shape
+    page = np.full((500, 640), 230, np.uint8)
+    page[30 : 30 + height, 50 : 50 + width] = 30
+    seen = predict.prepare(page)
+    assert seen.shape == (28, 28)
+    assert seen.dtype == torch.float32
+    assert seen.min() == 0
+    assert seen.max() == 1
+    expected = [round(20 * side / max(shape)) for side in shape]
+    assert np.abs(np.array(extent(seen)) - expected).max() <= 1
+    assert np.abs(np.array(ndimage.center_of_mass(seen.numpy())) - 14).max() <= 0.51
+
+
+def test_centred_by_mass_and_not_by_its_box():
+    page = Image.new("L", (400, 400), 255)
+    draw = ImageDraw.Draw(page)
+    draw.rectangle((100, 80, 200, 100), fill=0)  # heavy above
+    draw.line((150, 100, 150, 260), fill=0, width=20)
+    seen = predict.prepare(page)
+    assert np.abs(np.array(ndimage.center_of_mass(seen.numpy())) - 14).max() <= 0.51
+    rows = np.flatnonzero((seen.numpy() > 0.2).any(axis=1))
+    assert (rows[0] + rows[-1]) / 2 > 15
+
+
+def test_digits_that_are_so_already_stay_as_they_are():
+    """The embedded digits, 20 pixels high at most: found again with their centre moved to the mass."""
+    images = dataset.load_dataset("test", "digits").images[:40]
+    errors = []
+    for image in images:
+        down, right = (round(14 - c) for c in ndimage.center_of_mass(image.numpy()))
+        expected = torch.roll(image.float() / 255, (down, right), (0, 1))
+        errors.append((predict.prepare(image) - expected).abs().mean().item())
+    assert np.median(errors) < 0.08
+
+
+def test_dark_on_light_and_light_on_dark_are_the_same():
+    dark = np.asarray(seven())
+    assert close(predict.prepare(dark), predict.prepare(255 - dark), 1e-4)
+
+
+@pytest.mark.parametrize("invert", [False, True])
+def test_uneven_light_is_removed(invert):
+    page = np.asarray(seven(), np.float32) / 255
+    y, x = np.mgrid[-1 : 1 : page.shape[0] * 1j, -1 : 1 : page.shape[1] * 1j]
+    light = 0.6 + 0.3 * x - 0.1 * y * y  # the paper's dark corner is darker than 0.3
+    photo = page * light
+    photo = 1 - photo if invert else photo
+    assert close(predict.prepare(photo.astype(np.float32)), predict.prepare(page))
+
+
+def test_a_thick_digit_that_fills_the_frame():
+    page = Image.new("L", (200, 200), 255)
+    ImageDraw.Draw(page).ellipse((6, 6, 194, 194), outline=0, width=60)
+    seen = predict.prepare(page)
+    assert seen[14, 14] < 0.3  # the hole of the 0
+    assert seen[14, 6] > 0.8
+
+
+def test_a_thin_pen_is_as_bright_as_a_thick_one():
+    """A line of 3 pixels on a page of 800, which would be a quarter of a pixel wide at 20×20."""
+    thin, thick = (predict.prepare(seven((800, 800), pen=pen)) for pen in (3, 60))
+    assert 0.5 * thick.mean() < thin.mean() < thick.mean()
+    assert (thin > 0.8).sum() >= 20
+
+
+def test_specks_and_lines_at_the_rim_are_left_out():
+    page = seven()
+    expected = predict.prepare(page)
+    draw = ImageDraw.Draw(page)
+    draw.rectangle((20, 200, 22, 202), fill=0)
+    draw.line((0, 236, 299, 236), fill=60, width=5)
+    assert close(predict.prepare(page), expected)
+
+
+def test_noise_leaves_the_digit():
+    page = np.asarray(seven(), np.float32)
+    noisy = page + np.random.default_rng(0).normal(0, 12, page.shape)
+    assert close(predict.prepare(np.clip(noisy, 0, 255).astype(np.uint8)), predict.prepare(page), 0.03)
+
+
+# ------------------------------------------------------------------------------------------------
+# Kinds of image
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(orientation, tmp_path):
+    """The camera stored the picture turned, and says how: PIL's own reading of the tag is the reference."""
+    upright = seven()
+    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # PIL's Transpose that undoes what the tag asks for
+    stored = upright.transpose(Image.Transpose(back[orientation])) if orientation > 1 else upright
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "photo.jpg"
+    stored.save(path, exif=exif, quality=95)
+    assert close(predict.prepare(path), predict.prepare(upright))
+
+
+@pytest.mark.parametrize(
+    "name", ["a.png", "a.jpg", "a.jpeg", "a.bmp", "a.gif", "a.webp", "a.tif", "a.ppm", "no-suffix"]
+)
+def test_files(name, tmp_path):
+    path = tmp_path / name
+    seven().save(path, format=None if path.suffix else "PNG")
+    for one in (path, str(path)):
+        assert close(predict.prepare(one), predict.prepare(seven()), 0.03)
+
+
+@pytest.mark.parametrize(
+    ("form", "mode", "options"),
+    [
+        ("PNG", "L", {}),
+        ("PNG", "1", {}),
+        ("PNG", "P", {}),
+        ("PNG", "LA", {}),
+        ("PNG", "RGB", {}),
+        ("PNG", "RGBA", {}),
+        ("JPEG", "L", {"quality": 95}),
+        ("JPEG", "RGB", {"quality": 95}),
+        ("JPEG", "CMYK", {"quality": 95}),
+        ("BMP", "RGB", {}),
+        ("GIF", "P", {}),
+        ("WEBP", "RGB", {"lossless": True}),
+        ("TIFF", "L", {}),
+        ("TIFF", "F", {}),
+    ],
+)
+def test_formats_and_modes(form, mode, options):
+    image = seven().convert(mode)
+    assert close(predict.prepare(saved(image, form, **options)), predict.prepare(seven()))
+
+
+def test_16_bits():
+    deep = np.asarray(seven(), np.uint16) * 257
+    for image in (deep, saved(Image.fromarray(deep), "PNG"), deep.astype(np.int32)):
+        assert close(predict.prepare(image), predict.prepare(seven()), 1e-3)
+
+
+def test_transparency_is_laid_onto_white(tmp_path):
+    """Black ink on nothing: what is under the transparent pixels must not show."""
+    ink = 255 - np.asarray(seven(paper=255, ink=0))
+    rgba = np.zeros((*ink.shape, 4), np.uint8)  # black everywhere, transparent but for the ink
+    rgba[..., 3] = ink
+    expected = predict.prepare(seven(paper=255, ink=0))
+    assert close(predict.prepare(Image.fromarray(rgba)), expected, 1e-3)
+    assert close(predict.prepare(rgba), expected, 1e-3)
+    palette = Image.fromarray(np.where(ink > 128, 0, 1).astype(np.uint8), "P")
+    palette.putpalette([0, 0, 0, 10, 10, 10])
+    palette.save(tmp_path / "a.gif", transparency=1)
+    assert close(predict.prepare(tmp_path / "a.gif"), expected)
+
+
+def test_arrays_and_tensors():
+    grey = np.asarray(seven())
+    expected = predict.prepare(seven())
+    for array in (
+        grey,
+        grey / 255,
+        (grey / 255).astype(np.float32),
+        grey > 128,
+        grey.astype(np.int64),
+        grey[None],
+        grey[..., None],
+        np.stack([grey] * 3, axis=-1),
+        torch.from_numpy(grey.copy()),
+        torch.from_numpy(grey / 255)[None],
+    ):
+        assert close(predict.prepare(array), expected)
+
+
+def test_colour_counts_as_the_eye_sees_it():
+    page = np.full((120, 120, 3), 255, np.uint8)
+    page[30:90, 50:70] = (40, 60, 220)  # a blue pen
+    assert extent(predict.prepare(page)) == (20, 7)
+
+
+# ------------------------------------------------------------------------------------------------
+# What is refused
+# ------------------------------------------------------------------------------------------------
+
+
+def refused(image, error=predict.ImageError):
+    with pytest.raises(error) as caught:
+        predict.prepare(image)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_missing_folder_empty_and_no_image(tmp_path):
+    path = tmp_path / "a.png"
+    assert "There is no image" in refused(path, FileNotFoundError)
+    assert "is a folder" in refused(tmp_path, IsADirectoryError)
+    path.write_bytes(b"")
+    assert "is empty: it has no bytes" in refused(path)
+    path.write_text("not an image")
+    assert "not an image that can be read: use PNG" in refused(str(path))
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n")  # PIL would call Ghostscript
+    assert "not an image that can be read" in refused(path)
+    seven().save(path)
+    path.write_bytes(path.read_bytes()[:200])
+    assert "is damaged" in refused(path)
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_a_blank_page(value):
+    page = np.full((200, 300), value, np.float32)
+    assert "blank" in refused((page / 255).astype(np.float32))
+    y, x = np.mgrid[-1:1:200j, -1:1:300j]
+    uneven = page + 12 * x + 8 * y + np.random.default_rng(0).normal(0, 5, page.shape)
+    assert "blank" in refused(np.clip(uneven, 0, 255).astype(np.uint8))
+
+
+def test_too_large_is_refused_before_it_is_decoded(tmp_path):
+    """A PNG of 100,000×100,000 pixels in a few bytes would take 10 GB."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
+    path = tmp_path / "bomb.png"
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    start = time.perf_counter()
+    assert "too large: at most 64 megapixels" in refused(path)
+    assert time.perf_counter() - start < 1
+    assert "too large" in refused(np.broadcast_to(np.uint8(0), (9000, 9000)))
+
+
+def test_a_large_photograph_is_used(tmp_path):
+    path = tmp_path / "large.jpg"
+    seven((3000, 2400), pen=140).save(path)
+    assert close(predict.prepare(path), predict.prepare(seven()))
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((0, 5)), "is empty"),
+        (np.full((28, 28), np.nan), "not finite"),
+        (np.zeros((28, 28, 2)), r"shape (28, 28, 2) is no image"),
+        (np.zeros(28), r"shape (28,) is no image"),
+        (np.full((28, 28), -1), "values from -1 to -1"),
+        (np.full((28, 28), 300.0), "values from 300.0 to 300.0"),
+        (np.zeros((2, 2)), "too small"),
+        ({"a": 1}, "not dict"),
+        (Image.new("L", (0, 5)), "empty"),
+    ],
+)
+def test_arrays_that_are_no_image(array, message):
+    assert message in refused(array)
+
+
+# ------------------------------------------------------------------------------------------------
+# predict
+# ------------------------------------------------------------------------------------------------
+
+
+def test_predict_gives_the_models_probabilities_and_what_it_saw():
+    model = models.create_model(dropout=0.5).train()
+    probabilities, seen = predict.predict(model, seven())
+    assert model.training  # as it was
+    assert torch.equal(seen, predict.prepare(seven()))
+    images = (seen.view(1, 1, 28, 28) - utils.MEAN) / utils.STD
+    assert torch.allclose(probabilities, model.eval()(images)[0].exp())
+    assert probabilities.shape == (10,)
+    assert probabilities.sum().item() == pytest.approx(1)
+    other, _ = predict.predict(model, seven(), mean=0.5, std=0.5)
+    assert torch.allclose(other, model((seen.view(1, 1, 28, 28) - 0.5) / 0.5)[0].exp())
+
+
+def test_it_normalises_as_the_course_trains():
+    assert (predict.MEAN, predict.STD) == (utils.MEAN, utils.STD)
+
+
+def test_photos_of_embedded_digits_are_read(digits):
+    """The benchmark's photographs, and a network trained for a few seconds."""
+    train_loader, _ = digits
+    model = models.CNN()
+    optimizer = utils.get_optimizer(model, "AdamW", 0.002)
+    for _ in range(4):
+        utils.train(model, "cpu", train_loader, optimizer, utils.get_loss())
+    result = infer.photos(model, dataset.load_dataset("test", "digits"), 60)
+    assert result["accuracy"] >= 60  # chance is 10
+    assert len(result["wrong"]) == round(60 * (1 - result["accuracy"] / 100))

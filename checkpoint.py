@@ -13,6 +13,7 @@ import os
 import pickle
 import random
 import time
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -168,7 +169,9 @@ def load_checkpoint(path):
         raise CheckpointError(f"{path} is no regular file, so it can't be a checkpoint.")
     try:
         _check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.load warns of what is refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except CheckpointError:
         raise
     except OSError as problem:

@@ -15,7 +15,14 @@ from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
 MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels in [0, 1]; in utils too, which imports more
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")  # raster only: PIL runs Ghostscript for EPS
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "BMP",
+    "GIF",
+    "WEBP",
+    "PPM",
+)  # no EPS, for which PIL runs Ghostscript; no TIFF, whose library prints
 MAX_PIXELS = 64_000_000  # refused before decoding
 WORKING_SIZE = 400  # longest side (pixels) at which the digit is looked for
 SIDE, FRAME = 20, 28  # the digit's longest side and the frame's, in pixels
@@ -64,7 +71,7 @@ def _from_file(path):
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"{path} is not an image that can be read: use PNG, JPEG, BMP, GIF, WebP or TIFF.") from None
+        raise ImageError(f"{path} is not an image that can be read: use PNG, JPEG, BMP, GIF or WebP.") from None
     except Image.DecompressionBombError:
         raise ImageError(_too_large(path)) from None
     except PermissionError:

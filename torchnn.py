@@ -8,6 +8,7 @@ examples:
   python torchnn.py --infer *.png --top 3 --json
   python torchnn.py --infer seven.jpg --save-figure seen.png
   python torchnn.py --evaluate                            the best model on the test set
+  python torchnn.py --evaluate --report report            the same with all figures, as a page
   python torchnn.py --export net.onnx                     for ONNX Runtime
 """
 
@@ -25,7 +26,7 @@ from model import ARCHITECTURES
 from predict import FRAME, MEAN, STD, predict, read_image
 
 FOLDER = Path(__file__).parent / "checkpoints"
-HOLDOUT = 5_000  # training images to choose the best model by; of the embedded digits a fifth
+HOLDOUT = 5_000  # training images to choose the best model by
 RATES = {"SGD": 0.01, "Adam": 0.001, "AdamW": 0.003, "RMSprop": 0.001}
 SETTINGS = {  # of a run, with their defaults; kept in its checkpoints
     "arch": "Net",
@@ -114,7 +115,7 @@ def _loaders(options, device, batch_size):
         )
 
     test_loader = loader("test", {"batch_size": 500})
-    holdout = HOLDOUT if len(test_loader.dataset) >= 10_000 else 287
+    holdout = _holdout(test_loader.dataset)
     augment = utils.RandomAffineEach(degrees=10, zoom=(0.9, 1.1), shift=0.06, mode="bicubic")
     train_loader = loader(
         "train",
@@ -123,6 +124,11 @@ def _loaders(options, device, batch_size):
         transform=utils.get_train_transforms(augment),
     )
     return train_loader, loader("validation", {"batch_size": 500}, holdout=holdout), test_loader
+
+
+def _holdout(test_data):
+    """How many training images are kept apart: 5,000, or a fifth of the embedded digits."""
+    return HOLDOUT if len(test_data) >= 10_000 else 287
 
 
 def _scheduler(optimizer, name, epochs, batches):
@@ -146,7 +152,7 @@ def _scheduler(optimizer, name, epochs, batches):
 
 
 def evaluate_command(options):
-    """Report a checkpoint's loss, accuracy and per-digit accuracy on the test set."""
+    """Report a checkpoint's figures on the test set: a few lines, JSON, or a page with pictures."""
     import utils
 
     device = torch.device(options.device or utils.get_device())
@@ -154,7 +160,28 @@ def evaluate_command(options):
     loader = utils.get_MNISTdataset_with_loader(
         "test", {"batch_size": 500}, dataset=options.dataset, root=options.data, device=device
     )
-    _print_report(model, device, loader, options.json)
+    if options.report is None:
+        _print_report(model, device, loader, options.json)
+        return
+    from report import write_report
+
+    validation_loader = utils.get_MNISTdataset_with_loader(
+        "validation",
+        {"batch_size": 500},
+        dataset=options.dataset,
+        root=options.data,
+        holdout=_holdout(loader.dataset),
+        device=device,
+    )
+    page = write_report(
+        model,
+        options.report,
+        test_loader=loader,
+        validation_loader=validation_loader,
+        device=device,
+        name=model.architecture,
+    )
+    print(f"Report: {page}")
 
 
 def _print_report(model, device, loader, as_json=False):
@@ -352,6 +379,9 @@ def parser():
     use.add_argument(
         "--checkpoint", default=FOLDER / BEST, metavar="FILE", help=f"default {FOLDER.name}/{BEST} beside torchnn.py"
     )
+    use.add_argument(
+        "--report", metavar="FOLDER", help="with --evaluate: a page of figures, what it learned and where it errs"
+    )
     use.add_argument("--top", type=_whole(1), default=3, metavar="N", help="how many digits to name; default 3")
     use.add_argument("--json", action="store_true", help="print JSON, a line an image")
     use.add_argument("--save-figure", metavar="FILE", help="original, what the network saw, and the probabilities")
@@ -375,6 +405,8 @@ def _complain(problem):
 def main(arguments=None):
     """Run one command; return the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
     options = parser().parse_args(arguments)
+    if options.report is not None and not options.evaluate:
+        parser().error("--report goes with --evaluate")
     warnings.showwarning = lambda message, *_, **__: _complain(message)
     try:
         if options.device == "cuda" and not torch.cuda.is_available():

@@ -83,7 +83,7 @@ def calibration(seen, validation=None, bins=15):
         title = f", temperature {numbers['temperature']:.2f}" if validation is not None else ""
         top.set(title=f"Reliability on {len(seen):,} images{title}", ylabel="accuracy in the bin (%)")
         top.set(xlim=(0, 101), ylim=(-2, 104))
-        top.legend(loc="upper left")
+        top.legend(loc="lower right")
         bottom.set(xlabel="confidence: probability of the prediction (%)", ylabel="images", yscale="log")
         bottom.set_ylim(bottom=0.7)
     return figure, numbers

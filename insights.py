@@ -235,7 +235,8 @@ def embedding(seen, images=2000):
                 at = {"ha": "center", "va": "center", "path_effects": edge}
                 ax.text(np.median(x), np.median(y), name, size="xx-large", weight="bold", **at)
         x, y = points[~part.right.numpy()].T
-        ax.scatter(x, y, s=110, facecolors="none", edgecolors="black", label=f"the {len(x)} mistakes among them")
+        label = f"the {len(x)} misread among them" if len(x) else "none is misread"
+        ax.scatter(x, y, s=110, facecolors="none", edgecolors="black", label=label)
         ax.set(title=f"What goes into the last layer, {len(part):,} images in two dimensions")
         ax.set(xlabel="first t-SNE dimension", ylabel="second t-SNE dimension")
         ax.legend()

@@ -99,9 +99,9 @@ def _figures(model, seen, validation, validation_loader):
             "Is it right as often as it says?",
             "Accuracy against confidence, before and after temperature scaling, over a histogram of confidence.",
             lambda numbers: (
-                f"On the diagonal the probabilities can be taken at their word. The temperature"
-                f" {numbers['temperature']:.3f}, fitted on {len(validation):,} validation images, takes the expected"
-                f" calibration error from {100 * numbers['before']['ece']:.2f} %"
+                "On the diagonal the probabilities can be taken at their word; bins of few images scatter."
+                f" The temperature {numbers['temperature']:.3f}, fitted on {len(validation):,} validation"
+                f" images, takes the expected calibration error from {100 * numbers['before']['ece']:.2f} %"
                 f" to {100 * numbers['after']['ece']:.2f} %."
             ),
             lambda: insights.calibration(seen, validation),

@@ -11,6 +11,13 @@ from matplotlib.ticker import FixedLocator, MaxNLocator
 TRAIN_STYLE = {"color": "#E69F00", "linestyle": "--", "marker": "o", "markersize": 3}
 TEST_STYLE = {"color": "#0072B2", "linestyle": "-", "marker": "s", "markersize": 3}
 STYLE = {"axes.grid": True, "grid.alpha": 0.3, "axes.spines.top": False, "axes.spines.right": False}
+CURVES = [  # one for each model, told apart in grey too; colours: Okabe and Ito 2008, Color Universal Design
+    TEST_STYLE,
+    TRAIN_STYLE,
+    {"color": "#009E73", "linestyle": "-.", "marker": "^", "markersize": 3},
+    {"color": "#CC79A7", "linestyle": ":", "marker": "D", "markersize": 3},
+]
+VALUES = "viridis"  # the colour map of computed values: perceptually uniform, its lightness rises from low to high
 
 
 def post_display(train_loader):

@@ -1,0 +1,394 @@
+"""What happens between image and answer: filters, feature maps, Grad-CAM, occlusion, receptive fields.
+
+Each figure comes as `(figure, numbers)`, numbers in a dict. A model is a network of `model.py` or one
+of its kind: images `(N, 1, 28, 28)`, normalised, in, log-probabilities `(N, 10)` out, its layers a chain.
+It is used as a copy, in evaluation mode and on the device where it is, so that it stays as it was.
+`insights` passes these functions on.
+"""
+
+import copy
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from plots import STYLE, TEST_STYLE, VALUES
+
+# ------------------------------------------------------------------------------------------------
+# The layers that a forward pass runs through
+# ------------------------------------------------------------------------------------------------
+
+CONVOLUTIONS = {"conv2d"}
+WINDOWS = {"max_pool2d", "avg_pool2d"}
+ADAPTIVE = {"adaptive_avg_pool2d", "adaptive_max_pool2d", "mean"}
+SOFTMAX = {"softmax", "log_softmax"}
+
+
+@dataclass
+class Layer:
+    """A convolution, pooling or linear layer as it ran, with what follows it elementwise (ReLU, batch norm).
+
+    `kernel`, `stride`, `padding`, `dilation`: in its input's positions, None where they are not known;
+    `output`: `(N, C, H, W)` or `(N, C)`.
+    """
+
+    name: str
+    kind: str
+    output: torch.Tensor
+    kernel: int | None = None
+    stride: int | None = None
+    padding: int | None = 0
+    dilation: int | None = 1
+
+
+def evaluation_copy(model):
+    """A copy in evaluation mode, which may be hooked and moved while the model stays as it is."""
+    return copy.deepcopy(model).eval()
+
+
+def device_of(model):
+    """The device of the model's parameters."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+class _Recorder(TorchFunctionMode):
+    """Notes the layers of a forward pass, whether modules or functions (F.max_pool2d) do the work."""
+
+    def __init__(self, images):
+        super().__init__()
+        self.layers, self.logits, self.chain = [], None, True
+        self.running = []  # (name, module) of the modules whose forward is running, outermost first
+        self.kept, self.tail = [images], {id(images)}  # kept: or an id might be given anew
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        output = function(*args, **kwargs)
+        seen = {id(tensor) for tensor in self.kept}
+        tensors = []
+        for given in (*args, *kwargs.values()):
+            several = given if isinstance(given, tuple | list) else (given,)  # torch.cat takes a list of them
+            tensors += [each for each in several if isinstance(each, torch.Tensor) and id(each) in seen]
+        if tensors and isinstance(output, torch.Tensor):
+            self._note(function.__name__, tensors, args, kwargs, output)
+        return output
+
+    def _note(self, function, tensors, args, kwargs, output):
+        before = tensors[0]
+        self.chain &= all(id(tensor) in self.tail for tensor in tensors)
+        self.kept.append(output)
+        self.tail.add(id(output))
+
+        def given(position, name, otherwise):
+            value = args[position] if len(args) > position else kwargs.get(name)
+            value = otherwise if value is None else value
+            value = set(value) if isinstance(value, tuple | list) else {value}
+            return value.pop() if len(value) == 1 else None  # one number for both directions
+
+        layer = None
+        if function in SOFTMAX:
+            self.logits = before
+        elif function in CONVOLUTIONS:
+            size = set(args[1].shape[2:])
+            kernel = size.pop() if len(size) == 1 else None
+            dilation, padding = given(5, "dilation", 1), given(4, "padding", 0)
+            if isinstance(padding, str):
+                padding = dilation * (kernel - 1) / 2 if padding == "same" and kernel and dilation else 0
+            layer = Layer("", "convolution", output, kernel, given(3, "stride", 1), padding, dilation)
+        elif function in WINDOWS:
+            kernel = given(1, "kernel_size", None)
+            dilation = given(4, "dilation", 1) if function == "max_pool2d" else 1
+            stride, padding = given(2, "stride", kernel), given(3, "padding", 0)
+            layer = Layer("", "pooling", output, kernel, stride, padding, dilation)
+        elif function in ADAPTIVE and before.dim() == 4 and output.shape[:2] == before.shape[:2]:
+            size, positions = before.shape[-1], output.shape[-1] if output.dim() == 4 else 1
+            whole = size // positions if size % positions == 0 else None  # else the windows differ in size
+            layer = Layer("", "pooling", output, whole, whole)
+        elif function == "linear":
+            layer = Layer("", "linear", output)
+        elif output.dim() == 4 and output.shape[2:] != before.shape[2:]:
+            layer = Layer("", function, output)  # it moves pixels in a way that is not known here
+        elif self.layers and output.shape == self.layers[-1].output.shape:
+            self.layers[-1].output = output
+        if layer is not None:
+            layer.name = self._name(function)
+            self.layers.append(layer)
+            self.tail = {id(output)}
+
+    def _name(self, function):
+        name, module = self.running[-1]
+        name = name if name and not list(module.children()) else function
+        taken = sum(layer.name.split(" ")[0] == name for layer in self.layers)
+        return f"{name} ({taken + 1})" if taken else name
+
+
+def trace(model, images):
+    """Run `images` `(N, 1, 28, 28)` through a copy of the model; return a `_Recorder`.
+
+    Its `layers` are the `Layer`s in running order, their outputs differentiable; its `logits`
+    `(N, 10)` what went into the (log-)softmax. A module that runs twice is two layers, the second
+    named "pool (2)"; a function is named as it is in torch.nn.functional.
+    """
+    model = evaluation_copy(model)
+    images = images.detach().to(device_of(model)).clone().requires_grad_()
+    recorder = _Recorder(images)
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(lambda module, _, name=name: recorder.running.append((name, module)))
+        module.register_forward_hook(lambda *_: recorder.running.pop() and None)
+    with torch.enable_grad(), recorder:
+        output = model(images)
+    if recorder.logits is None:
+        recorder.logits = output
+    return recorder
+
+
+def _convolutional(recorder, what):
+    found = [layer for layer in recorder.layers if layer.kind == "convolution"]
+    if not found:
+        raise ValueError(f"{what} needs a convolution, and this model has none: give a convolutional model.")
+    return found
+
+
+# ------------------------------------------------------------------------------------------------
+# Receptive fields, filters, feature maps
+# ------------------------------------------------------------------------------------------------
+
+
+def receptive_field(model, size=28):
+    """The table of receptive fields: for each layer the square of image pixels that one output sees.
+
+    Returns `(figure, {"layers": rows})`, a row a layer: `name`, `kind`, `kernel`, `stride`, `jump`
+    (the distance in pixels between the centres of two neighbouring outputs), `output` (positions
+    along a side), `field` (pixels along a side; with padding it may be larger than the image) and
+    `centre` (of the first output's field, in pixels; 0 is the middle of the image's first one).
+    From a layer to the next: field += (kernel − 1) · jump, jump ×= stride (Dumoulin and Visin 2016,
+    A guide to convolution arithmetic; Araujo et al. 2019, Computing Receptive Fields). A linear
+    layer after the flattening is a window over all positions. Raises ValueError for a model without
+    convolutions, one with branches, or one with windows that are not square.
+    """
+    recorder = trace(model, torch.zeros(1, 1, size, size))
+    _convolutional(recorder, "A receptive field")
+    rows = _geometry(recorder, size)
+    return _field_figure(rows, size), {"layers": rows}
+
+
+def _geometry(recorder, size):
+    if not recorder.chain:
+        raise ValueError("Receptive fields are derived for a chain of layers, and this model has branches.")
+    rows, field, jump, centre, positions = [], 1, 1, 0.0, size
+    for layer in recorder.layers:
+        kernel, stride = (positions, 1) if layer.kind == "linear" else (layer.kernel, layer.stride)
+        if None in (kernel, stride, layer.padding, layer.dilation):
+            raise ValueError(f"The receptive field of layer {layer.name!r} is not known: its windows are no squares.")
+        reach = (kernel - 1) * layer.dilation * jump
+        field += reach
+        centre += reach / 2 - layer.padding * jump
+        jump *= stride
+        positions = layer.output.shape[-1] if layer.output.dim() == 4 else 1
+        rows.append(
+            {"name": layer.name, "kind": layer.kind, "kernel": kernel, "stride": stride, "jump": jump}
+            | {"output": positions, "field": field, "centre": centre}
+        )
+    return rows
+
+
+def _field_figure(rows, size):
+    with plt.rc_context(STYLE):
+        figure, (table, bars) = plt.subplots(
+            1, 2, figsize=(10, 1.2 + 0.36 * len(rows)), width_ratios=(3, 2), sharey=True, layout="constrained"
+        )
+        table.axis("off")
+        columns = ("name", "kernel", "stride", "jump", "output")
+        for x, column in zip((0, 0.42, 0.57, 0.72, 0.88), columns, strict=True):
+            heading = "layer" if column == "name" else column
+            table.text(x, 1.02, heading, weight="bold", transform=table.transAxes, va="bottom")
+            for y, row in enumerate(rows):
+                text = f"{row[column]}×{row[column]}" if column in ("kernel", "output") else str(row[column])
+                table.text(x, y, text, transform=table.get_yaxis_transform(), va="center")
+        bars.barh(range(len(rows)), [row["field"] for row in rows], color=TEST_STYLE["color"], height=0.6)
+        for y, row in enumerate(rows):
+            bars.annotate(f"{row['field']}", (row["field"], y), (3, 0), textcoords="offset points", va="center")
+        bars.axvline(size, color="black", linestyle="--")
+        bars.set(title=f"receptive field (dashed: the image, {size})", xlabel="pixels along a side")
+        bars.set_xlim(0, 1.12 * max(size, *(row["field"] for row in rows)))
+        bars.tick_params(left=False, labelleft=False)
+        bars.grid(axis="y", visible=False)
+        bars.set_ylim(len(rows) - 0.5, -0.5)
+    return figure
+
+
+def filters(model):
+    """The kernels of the first convolution, as images on one common scale.
+
+    Returns `(figure, {"weights": (filters, height, width), "layer": name})`; of a layer with
+    several input channels the first is shown. Raises ValueError for a model without convolutions.
+    """
+    convolutions = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    if not convolutions:
+        raise ValueError("Filters need a convolution, and this model has none: give a convolutional model.")
+    name, first = convolutions[0]
+    weights = first.weight.detach().float().cpu().numpy()[:, 0]
+    columns, limit = 8, float(abs(weights).max())
+    rows = -(-len(weights) // columns)
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            rows, columns, figsize=(7.2, 0.75 * rows + 0.9), squeeze=False, layout="constrained"
+        )
+        for ax in axes.flat:
+            ax.axis("off")
+        for ax, kernel in zip(axes.flat, weights, strict=False):
+            drawn = ax.imshow(kernel, cmap=VALUES, vmin=-limit, vmax=limit)
+        figure.colorbar(drawn, ax=axes, label="weight", shrink=0.8)
+        figure.suptitle(f"The {len(weights)} filters of {name}, {kernel.shape[0]}×{kernel.shape[1]} pixels each")
+    return figure, {"layer": name, "weights": weights}
+
+
+def feature_maps(model, image, channels=8):
+    """What every layer makes of one digit: after its activation, the `channels` maps that vary most.
+
+    `image`: `(1, 28, 28)`, normalised. Returns `(figure, {layer name: output})`, each output
+    `(C, H, W)`, or `(C,)` for a linear layer, which is drawn as one strip.
+    """
+    if image.shape[-3:] != (1, 28, 28) or image.numel() != 784:
+        raise ValueError(f"feature_maps shows one image of shape (1, 28, 28), not {tuple(image.shape)}.")
+    recorder = trace(model, image.reshape(1, 1, 28, 28))
+    outputs = {layer.name: layer.output.detach().float().cpu().numpy()[0] for layer in recorder.layers}
+    heights = [1 if output.ndim == 3 else 0.3 for output in outputs.values()]
+    with plt.rc_context(STYLE):
+        figure = plt.figure(
+            figsize=(1.0 * channels + 1.6, 1.02 * sum(heights) + 0.35 * len(heights)), layout="constrained"
+        )
+        grid = figure.add_gridspec(
+            len(outputs), channels + 1, height_ratios=heights, width_ratios=(1.6, *[1] * channels)
+        )
+        for row, (name, output) in enumerate(outputs.items()):
+            ax = figure.add_subplot(grid[row, 0])
+            ax.text(1, 0.5, f"{name}\n{'×'.join(map(str, output.shape))}", ha="right", va="center")
+            ax.axis("off")
+            if output.ndim == 1:
+                ax = figure.add_subplot(grid[row, 1:])
+                ax.imshow(output[None], cmap=VALUES, aspect="auto", interpolation="nearest")
+                ax.axis("off")
+                for i in range(len(output) if len(output) <= 10 else 0):
+                    ax.annotate(f"{i}", (i, -0.5), (0, 1), textcoords="offset points", ha="center", fontsize="x-small")
+                continue
+            chosen = sorted(output.var(axis=(1, 2)).argsort()[::-1][:channels].tolist())
+            for column, channel in enumerate(chosen, start=1):
+                ax = figure.add_subplot(grid[row, column])
+                ax.imshow(output[channel], cmap=VALUES)
+                ax.set_title(f"{channel}", fontsize="x-small", pad=2)
+                ax.axis("off")
+        figure.suptitle(f"One digit, layer by layer: the {channels} maps that vary most, and their numbers")
+    return figure, outputs
+
+
+# ------------------------------------------------------------------------------------------------
+# Which pixels speak for the answer
+# ------------------------------------------------------------------------------------------------
+
+
+def _choose(recorder, layer):
+    convolutions = _convolutional(recorder, "Grad-CAM")
+    if layer is None:
+        return convolutions[-1]
+    spatial = {each.name: each for each in recorder.layers if each.output.dim() == 4}
+    if layer not in spatial:
+        raise ValueError(f"This model has no layer {layer!r} with feature maps: choose one of {', '.join(spatial)}.")
+    return spatial[layer]
+
+
+def _targets(log_probabilities, targets):
+    return log_probabilities.argmax(dim=1) if targets is None else torch.as_tensor(targets).to(log_probabilities.device)
+
+
+def grad_cam(model, images, targets=None, layer=None):
+    """Where a layer's features speak for a digit: `(N, 28, 28)`, 0 where they don't.
+
+    The layer's maps after its activation, weighted by the mean gradient of the digit's logit,
+    summed and cut at 0 (Selvaraju et al. 2017, Grad-CAM). They are enlarged bilinearly, each value
+    lying at the centre of its receptive field: without padding, outputs do not reach the image's
+    edge, and stretching the map over the whole image would shift it. `images`: `(N, 1, 28, 28)`; `targets`:
+    `(N,)` digits, by default the predicted ones; `layer`: its name, by default the last
+    convolution. Raises ValueError for a model without convolutions or an unknown layer.
+    """
+    recorder = trace(model, images)
+    chosen = _choose(recorder, layer)
+    targets = _targets(recorder.logits, targets)
+    score = recorder.logits.gather(1, targets.view(-1, 1)).sum()
+    (gradient,) = torch.autograd.grad(score, chosen.output)
+    maps = F.relu((gradient.mean((2, 3), keepdim=True) * chosen.output).sum(1, keepdim=True)).detach()
+    size = images.shape[-1]
+    place = next(row for row in _geometry(recorder, size) if row["name"] == chosen.name)
+    # Where each pixel lies among the map's positions, from −1 (the first one's edge) to 1 (the last one's).
+    at = (torch.arange(size, device=maps.device) - place["centre"]) / place["jump"]
+    at = (2 * at + 1) / maps.shape[-1] - 1
+    grid = torch.stack(torch.meshgrid(at, at, indexing="xy"), dim=-1).expand(len(maps), -1, -1, -1)
+    return F.grid_sample(maps, grid, align_corners=False)[:, 0].cpu()
+
+
+def occlusion(model, images, targets=None, window=6, stride=2):
+    """How much the digit's log-probability falls when a patch is blackened: `(N, 28, 28)`.
+
+    Each pixel holds the mean fall over the `window`×`window` patches that cover it; negative where
+    blackening helps. Black is the least value in the images. Zeiler and Fergus 2014, Visualizing
+    and Understanding Convolutional Networks; computed by Captum. `images`, `targets`: as for
+    `grad_cam`. Works for any model.
+    """
+    from captum.attr import Occlusion  # here, since its import takes a second
+
+    model = evaluation_copy(model)
+    images = images.detach().to(device_of(model)).clone()
+    with torch.no_grad():
+        targets = _targets(model(images), targets)
+        maps = Occlusion(model).attribute(
+            images,
+            sliding_window_shapes=(1, window, window),
+            strides=(1, stride, stride),
+            baselines=images.min().item(),
+            target=targets,
+            perturbations_per_eval=max(1, 256 // len(images)),
+        )
+    return maps[:, 0].cpu()
+
+
+def explanations(model, images, labels=None, *, targets=None, layer=None, maps=("grad_cam", "occlusion")):
+    """For each image a row: the digit, its Grad-CAM, its occlusion map, and the probabilities.
+
+    Light is high in both maps, each on its own scale; the occlusion map's title has its largest value.
+    `images`: `(N, 1, 28, 28)`, a handful; `labels`: `(N,)` true digits, for the titles; `targets`,
+    `layer`: as for `grad_cam`; `maps`: which of the two, since Grad-CAM needs convolutions. Returns
+    `(figure, {"probabilities": (N, 10), "targets": (N,), "grad_cam": (N, 28, 28), "occlusion": …})`.
+    Raises ValueError as `grad_cam` does, and when there is no image.
+    """
+    if len(images) == 0:
+        raise ValueError("There is no image to explain: give at least one.")
+    recorder = trace(model, images)
+    probabilities = recorder.logits.detach().float().softmax(dim=1).cpu()
+    targets = _targets(probabilities, targets)
+    numbers = {"probabilities": probabilities.numpy(), "targets": targets.numpy()}
+    if "grad_cam" in maps:
+        numbers["grad_cam"] = grad_cam(model, images, targets, layer).numpy()
+    if "occlusion" in maps:
+        numbers["occlusion"] = occlusion(model, images, targets).numpy()
+    titles = {"grad_cam": "Grad-CAM for {}", "occlusion": "occlusion for {}, most {:.2g}"}
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(
+            len(images), 2 + len(maps), figsize=(2.2 * (2 + len(maps)) + 0.8, 2.15 * len(images)), squeeze=False,
+            width_ratios=(*[1] * (1 + len(maps)), 1.4), layout="constrained",
+        )  # fmt: skip
+        for i, row in enumerate(axes):
+            digit = images[i, 0].cpu().numpy()
+            row[0].imshow(digit, cmap="gray")
+            row[0].set_title("the image" if labels is None else f"true: {int(labels[i])}")
+            for ax, name in zip(row[1:-1], maps, strict=True):
+                ax.imshow(numbers[name][i], cmap=VALUES)
+                ax.contour(digit, levels=[(digit.min() + digit.max()) / 2], colors="white", linewidths=0.8)
+                ax.set_title(titles[name].format(int(targets[i]), numbers[name][i].max()))
+            for ax in row[:-1]:
+                ax.axis("off")
+            row[-1].bar(range(10), 100 * numbers["probabilities"][i], color=TEST_STYLE["color"])
+            row[-1].set(xticks=range(10), ylim=(0, 105), ylabel="probability (%)", xlabel="digit")
+            row[-1].grid(axis="x", visible=False)
+    return figure, numbers

@@ -1,0 +1,571 @@
+"""The numbers of the figures, against scikit-learn, Captum, loops and cases that are known by thought."""
+
+import copy
+import math
+import random
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from captum.attr import LayerGradCam
+from sklearn.metrics import classification_report
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import dataset
+import insights
+import layers
+import utils
+from model import ARCHITECTURES, CNN, ImageClassifier, Net, create_model
+
+CPU = torch.device("cpu")
+CONVOLUTIONAL = {"Net": Net, "CNN": CNN, "CNN without padding": lambda: CNN(padding=0), "classifier": ImageClassifier}
+
+
+def small():
+    """A convolutional stand-in, quick to train, with what the course's networks lack: strides, one module twice."""
+    pool = nn.MaxPool2d(2)
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 5, stride=2, padding=2), nn.BatchNorm2d(8), nn.ReLU(inplace=True), pool),
+        *(nn.Conv2d(8, 16, 3, padding="same", dilation=2), nn.ReLU(), pool),
+        *(nn.AvgPool2d(2, stride=1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(64, 10), nn.LogSoftmax(dim=1)),
+    )
+
+
+def averaged(padding=1):
+    """Convolution, ReLU, mean of each map, linear layer: the network of which CAM is known exactly."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 6, 3, padding=padding), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        *(nn.Linear(6, 10), nn.LogSoftmax(dim=1)),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The stand-in after two epochs on the embedded digits: right most of the time, and not always."""
+    utils.set_seed(0)
+    model = small()
+    loader = utils.get_MNISTdataset_with_loader("train", {"batch_size": 32, "shuffle": True}, dataset="digits")
+    optimizer = utils.get_optimizer(model, "Adam", 0.005)
+    for _ in range(2):
+        utils.train(model, CPU, loader, optimizer, utils.get_loss(), precision="fp32")
+    return model
+
+
+@pytest.fixture(scope="module")
+def seen(trained):
+    loader = utils.get_MNISTdataset_with_loader("test", {"batch_size": 100}, dataset="digits")
+    return insights.predictions(trained, loader, precision="fp32")
+
+
+def made_up(log_probabilities, labels):
+    count = len(labels)
+    images = torch.zeros(count, 1, 28, 28)
+    return insights.Predictions(images, torch.tensor(labels), log_probabilities, None, [str(c) for c in range(10)])
+
+
+def certain(predicted, probability=0.91):
+    """Log-probabilities with `probability` for the predicted class, the rest shared by the others."""
+    rest = torch.full((len(predicted), 10), (1 - probability) / 9)
+    return rest.scatter(1, torch.tensor(predicted)[:, None], probability).log()
+
+
+def state(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+# The model's answers ----------------------------------------------------------------------------
+
+
+def test_predictions_are_what_test_measures_and_leave_the_model_as_it_was(trained, digits):
+    model = copy.deepcopy(trained).train()
+    before, strides = state(model), model[4].weight.stride()
+    seen = insights.predictions(model, digits[1], precision="fp32")
+    assert model.training
+    assert model[4].weight.stride() == strides
+    assert not model[10]._forward_pre_hooks
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    loss, accuracy = utils.test(model, CPU, digits[1], utils.get_loss(), precision="fp32")
+    assert F.nll_loss(seen.log_probabilities, seen.labels).item() == pytest.approx(loss, rel=1e-5)
+    assert 100 * seen.right.float().mean().item() == pytest.approx(accuracy)
+    assert 60 < accuracy < 100  # or the tests below would not see a mistake
+    torch.testing.assert_close(F.log_softmax(model[10](seen.features), dim=1), seen.log_probabilities)
+    assert torch.equal(seen.labels, digits[1].dataset.labels)
+    half = seen[::2]
+    assert len(half) == 180
+    assert torch.equal(half.predicted, seen.predicted[::2])
+
+
+def test_a_data_set_may_stand_in_for_its_loader(trained, seen):
+    data = dataset.load_dataset("test", "digits", transform=utils.get_test_transforms())
+    again = insights.predictions(trained, data, precision="fp32")
+    torch.testing.assert_close(again.log_probabilities, seen.log_probabilities, atol=1e-5, rtol=1e-4)
+
+
+def test_no_data_is_said_so(trained, seen, digits):
+    empty = DataLoader(TensorDataset(torch.zeros(0, 1, 28, 28), torch.zeros(0, dtype=torch.long)))
+    optimizer = utils.get_optimizer(trained)
+    for call in (
+        lambda: insights.predictions(trained, empty),
+        lambda: insights.robustness({"one": trained}, empty),
+        lambda: insights.rate_range(trained, optimizer, empty, utils.get_loss()),
+        lambda: insights.confusion(seen[:0]),
+        lambda: insights.gallery(seen[:0]),
+        lambda: insights.calibration(seen[:0]),
+        lambda: insights.calibration(seen, seen[:0]),
+        lambda: insights.embedding(seen[:0]),
+        lambda: insights.explanations(trained, seen.images[:0]),
+    ):
+        with pytest.raises(ValueError, match=r"no image|at least"):
+            call()
+
+
+# Mistakes ---------------------------------------------------------------------------------------
+
+
+def test_confusion_is_that_of_a_loop_and_of_scikit_learn(seen):
+    _, numbers = insights.confusion(seen, pairs=90)
+    counts = [[0] * 10 for _ in range(10)]
+    for true, predicted in zip(seen.labels.tolist(), seen.predicted.tolist(), strict=True):
+        counts[true][predicted] += 1
+    assert numbers["matrix"].tolist() == counts
+    for digit in range(10):
+        right, read = counts[digit][digit], sum(row[digit] for row in counts)
+        precision, recall = right / max(1, read), right / sum(counts[digit])
+        assert numbers["precision"][digit] == pytest.approx(precision)
+        assert numbers["recall"][digit] == pytest.approx(recall)
+        assert numbers["f1"][digit] == pytest.approx(2 * precision * recall / (precision + recall))
+    report = classification_report(seen.labels, seen.predicted, output_dict=True)
+    assert numbers["f1"].mean() == pytest.approx(report["macro avg"]["f1-score"])
+    wrong = {(t, p): counts[t][p] for t in range(10) for p in range(10) if t != p and counts[t][p]}
+    assert {(t, p): count for t, p, count in numbers["pairs"]} == wrong
+    assert [count for *_, count in numbers["pairs"]] == sorted(wrong.values(), reverse=True)
+
+
+def test_confusion_of_a_class_never_predicted_and_of_no_mistake():
+    figure, numbers = insights.confusion(made_up(certain([1, 1, 2, 2]), [1, 1, 2, 3]))
+    assert numbers["pairs"] == [(3, 2, 1)]
+    assert numbers["recall"][[1, 2, 3]].tolist() == [1, 1, 0]
+    assert numbers["precision"][[1, 2, 3]].tolist() == [1, 0.5, 0]
+    assert figure.axes[0].get_title() == "3 of 4 right"
+    figure, numbers = insights.confusion(made_up(certain([1, 2]), [1, 2]))
+    assert numbers["pairs"] == []
+    assert figure.axes[2].get_title() == "No mistake"
+
+
+def test_gallery_is_sorted_by_confidence(seen):
+    figure, numbers = insights.gallery(seen, count=5)
+    sure = seen.log_probabilities.exp().max(dim=1).values.tolist()
+    wrong = [i for i in range(len(seen)) if seen.log_probabilities[i].argmax() != seen.labels[i]]
+    assert numbers["mistakes"] == sorted(wrong, key=lambda i: -sure[i])[:5]
+    right = sorted(set(range(len(seen))) - set(wrong), key=lambda i: sure[i])
+    assert numbers["uncertain"] == right[:5]
+    first = numbers["mistakes"][0]
+    words = f"true {seen.labels[first]}, read {seen.predicted[first]}\n{100 * sure[first]:.1f} %"
+    assert words in [ax.get_title() for part in figure.subfigs for ax in part.axes]
+    _, numbers = insights.gallery(made_up(certain([1, 2]), [1, 2]))
+    assert numbers == {"mistakes": [], "uncertain": [1, 0]}
+
+
+# Calibration ------------------------------------------------------------------------------------
+
+
+def test_ece_of_a_case_worked_out_by_hand():
+    """Ten answers at 0.91 of which 7 are right, and ten at 0.55 of which 8 are: (10 · 0.21 + 10 · 0.25) / 20."""
+    values = torch.cat([certain([0] * 10, 0.91), certain([0] * 10, 0.55)])
+    labels = torch.tensor([0] * 7 + [1] * 3 + [0] * 8 + [1] * 2)
+    found = insights.reliability(values, labels)
+    assert found["ece"] == pytest.approx(0.23, abs=1e-6)
+    assert found["count"][13] == found["count"][8] == 10  # of 15 bins: (13/15, 14/15] and (8/15, 9/15]
+    assert found["accuracy"][13] == pytest.approx(0.7)
+    assert found["confidence"][8] == pytest.approx(0.55)
+    assert insights.reliability(certain([0, 0], 1 - 1e-9), torch.tensor([0, 0]))["ece"] == pytest.approx(0, abs=1e-6)
+
+
+def test_ece_is_that_of_a_loop(seen):
+    total = 0
+    for i in range(15):
+        inside = [n for n in range(len(seen)) if i / 15 < seen.confidence[n].item() <= (i + 1) / 15]
+        if inside:
+            total += abs(sum(seen.right[n].item() - seen.confidence[n].item() for n in inside)) / len(seen)
+    _, numbers = insights.calibration(seen)
+    assert numbers["before"]["ece"] == pytest.approx(total, rel=1e-5)
+    assert numbers["nll_before"] == pytest.approx(F.nll_loss(seen.log_probabilities, seen.labels).item())
+    assert "after" not in numbers
+
+
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+def test_temperature_scaling_finds_the_factor_of_the_logits(factor):
+    """Labels drawn from a softmax: multiply its logits, and the temperature is the multiplier."""
+    logits = 2 * torch.randn(40_000, 10)
+    labels = torch.multinomial(logits.softmax(1), 1).squeeze(1)
+    values = (factor * logits + torch.randn(40_000, 1)).log_softmax(1)  # any shift a row
+    temperature = insights.fit_temperature(values, labels)
+    assert temperature == pytest.approx(factor, rel=0.03)
+    least = F.nll_loss(insights.scale(values, temperature), labels)
+    for other in (0.97, 1.03):
+        assert F.nll_loss(insights.scale(values, other * temperature), labels) > least
+    torch.testing.assert_close(insights.scale(values, factor), logits.log_softmax(1), atol=1e-4, rtol=1e-4)
+
+
+def test_calibration_with_a_validation_split_shows_both(seen):
+    overconfident = insights.replace(seen, log_probabilities=(4 * seen.log_probabilities).log_softmax(1))
+    _, numbers = insights.calibration(overconfident[::2], overconfident[1::2])
+    assert numbers["temperature"] > 1.5
+    assert numbers["after"]["ece"] < numbers["before"]["ece"]
+    assert numbers["nll_after"] < numbers["nll_before"]
+
+
+# The embedding ----------------------------------------------------------------------------------
+
+
+def test_embedding_keeps_groups_apart_and_is_the_same_each_time():
+    labels = torch.arange(90) % 3
+    features = 20 * torch.eye(3, 12)[labels] + torch.randn(90, 12)
+    seen = insights.replace(made_up(certain(labels.tolist()), labels.tolist()), features=features)
+    figure, numbers = insights.embedding(seen, images=60)
+    points = torch.from_numpy(numbers["points"])
+    assert points.shape == (60, 2)
+    nearest = torch.cdist(points, points).fill_diagonal_(math.inf).argmin(dim=1)
+    assert torch.equal(labels[:60][nearest], labels[:60])
+    np.testing.assert_array_equal(insights.embedding(seen, images=60)[1]["points"], numbers["points"])
+    assert "60 images" in figure.axes[0].get_title()
+
+
+# Robustness -------------------------------------------------------------------------------------
+
+
+def test_no_distortion_gives_the_plain_accuracy(trained, digits):
+    other = create_model()
+    _, numbers = insights.robustness({"trained": trained, "new": other}, digits[1], images=360)
+    assert list(numbers) == ["rotation", "shift", "zoom", "blur", "noise", "contrast"]
+    for name, model in (("trained", trained), ("new", other)):
+        _, accuracy = utils.test(copy.deepcopy(model), CPU, digits[1], utils.get_loss())
+        for kind, found in numbers.items():
+            assert len(found[name]) == len(found["levels"])
+            plain = insights.DISTORTIONS[kind][2][0]
+            assert found[name][found["levels"].index(plain)] == pytest.approx(accuracy, abs=0.3)  # bf16: an image
+    for models in ({}, dict.fromkeys("abcde", trained)):
+        with pytest.raises(ValueError, match="1 to 4 models"):
+            insights.robustness(models, digits[1])
+
+
+def test_distortions_are_what_they_are_called():
+    images = torch.rand(8, 1, 28, 28)
+    generator = torch.Generator().manual_seed(0)
+    distort = {name: parts[0] for name, parts in insights.DISTORTIONS.items()}
+    for name, (function, _, levels) in insights.DISTORTIONS.items():
+        torch.testing.assert_close(function(images, levels[0], generator), images, atol=1e-5, rtol=0, msg=name)
+    turned = distort["rotation"](images, 90, generator)
+    torch.testing.assert_close(turned[::2], images[::2].rot90(-1, (2, 3)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(turned[1::2], images[1::2].rot90(1, (2, 3)), atol=1e-4, rtol=0)
+    right, left, down, up = distort["shift"](images[:4], 3, generator)
+    torch.testing.assert_close(right, F.pad(images[0], (3, 0))[..., :28], atol=1e-5, rtol=0)
+    torch.testing.assert_close(left, F.pad(images[1], (0, 3))[..., 3:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(down, F.pad(images[2], (0, 0, 3, 0))[..., :28, :], atol=1e-5, rtol=0)
+    torch.testing.assert_close(up, F.pad(images[3], (0, 0, 0, 3))[..., 3:, :], atol=1e-5, rtol=0)
+    square = F.pad(torch.ones(1, 1, 8, 8), (10, 10, 10, 10))
+    assert distort["zoom"](square, 2.0, generator).sum() == pytest.approx(4 * 64, rel=0.1)
+    noise = distort["noise"](torch.zeros(50, 1, 28, 28), 0.3, generator)
+    assert noise.std().item() == pytest.approx(0.3, rel=0.02)
+    spot = torch.zeros(1, 1, 28, 28)
+    spot[..., 14, 14] = 1
+    blurred, away = distort["blur"](spot, 2.0, generator)[0, 0], torch.arange(28) - 14.0
+    assert blurred.sum().item() == pytest.approx(1, abs=0.01)
+    assert (blurred.sum(0) * away**2).sum().item() == pytest.approx(4, rel=0.05)  # its variance is σ²
+    flat = distort["contrast"](images, 0.25, generator)
+    torch.testing.assert_close(flat.mean((1, 2, 3)), images.mean((1, 2, 3)))
+    torch.testing.assert_close(flat.std((1, 2, 3)), 0.25 * images.std((1, 2, 3)))
+
+
+# Learning-rate range test -----------------------------------------------------------------------
+
+
+def test_range_test_leaves_everything_as_it_was(trained):
+    model = copy.deepcopy(trained)
+    generator = torch.Generator().manual_seed(5)
+    data = dataset.load_dataset("train", "digits", transform=utils.get_train_transforms())
+    loader = dataset.make_loader(data, {"batch_size": 64, "shuffle": True, "generator": generator})
+    optimizer = utils.get_optimizer(model, "SGD", 0.02)
+    utils.train(model, CPU, first_batches(loader, 2), optimizer, utils.get_loss())  # momentum, gradients
+    model.eval()
+    weights, kept = state(model), copy.deepcopy(optimizer.state_dict())
+    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    before = torch.get_rng_state(), generator.get_state(), random.getstate(), np.random.get_state()[1].copy()
+    insights.rate_range(model, optimizer, loader, utils.get_loss(), steps=30)
+    assert not model.training
+    assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
+    assert all(torch.equal(g, p.grad) for g, p in zip(gradients, model.parameters(), strict=True))
+    after = optimizer.state_dict()
+    assert after["param_groups"] == kept["param_groups"]
+    for i, values in kept["state"].items():
+        assert torch.equal(values["momentum_buffer"], after["state"][i]["momentum_buffer"])
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.equal(generator.get_state(), before[1])
+    assert random.getstate() == before[2]
+    assert (np.random.get_state()[1] == before[3]).all()
+
+
+def first_batches(loader, count):
+    return [batch for batch, _ in zip(loader, range(count), strict=False)]
+
+
+def test_range_test_is_a_training_with_a_rising_rate(monkeypatch):
+    """Against the loop written out, on a linear model; it stops when the loss has blown up."""
+    monkeypatch.setattr(insights, "get_precision", lambda device: "fp32")
+    images = torch.randn(8, 1, 28, 28).repeat(12, 1, 1, 1)  # twelve times the same, with labels that differ
+    labels = torch.randint(0, 10, (96,))
+    loader = DataLoader(TensorDataset(images, labels), batch_size=32)  # three batches, over and over
+    model = create_model(hidden_sizes=())
+    optimizer = utils.get_optimizer(model, "SGD", 0.1, momentumval=0)
+    figure, numbers = insights.rate_range(model, optimizer, loader, F.nll_loss, low=1e-4, high=1e3, steps=50)
+    weight = model.layers[0].weight.detach().clone().requires_grad_()
+    bias = model.layers[0].bias.detach().clone().requires_grad_()
+    for step, found in enumerate(numbers["losses"]):
+        rate = 1e-4 * 1e7 ** (step / 49)
+        assert numbers["rates"][step] == pytest.approx(rate)
+        part = slice(32 * (step % 3), 32 * (step % 3) + 32)
+        loss = F.cross_entropy(images[part].flatten(1) @ weight.T + bias, labels[part])
+        assert found == pytest.approx(loss.item(), rel=1e-3, abs=1e-3)
+        for value, gradient in zip((weight, bias), torch.autograd.grad(loss, (weight, bias)), strict=True):
+            value.data -= rate * gradient
+    losses, smoothed = numbers["losses"], numbers["smoothed"]
+    shares = np.array([0.9**i for i in range(len(losses))][::-1])
+    assert smoothed[-1] == pytest.approx((shares * losses).sum() / shares.sum())
+    assert len(losses) < 50
+    assert smoothed[-1] > 4 * smoothed.min() >= smoothed[-2] / 4
+    assert numbers["suggested"] == pytest.approx(numbers["rates"][smoothed.argmin()] / 10)
+    assert f"{numbers['suggested']:.2g}" in figure.axes[0].get_legend().get_texts()[-1].get_text()
+
+
+def test_range_test_refuses_what_it_cannot_use(digits):
+    model = create_model()
+    optimizer = utils.get_optimizer(model)
+    for options in ({"low": 0}, {"low": 1, "high": 0.1}, {"steps": 3}):
+        with pytest.raises(ValueError, match="0 < low < high and 10 steps"):
+            insights.rate_range(model, optimizer, digits[0], F.nll_loss, **options)
+    model.layers[0].weight.data.fill_(math.nan)
+    with pytest.raises(ValueError, match="not finite from the start"):
+        insights.rate_range(model, optimizer, digits[0], F.nll_loss)
+
+
+# Layers: receptive fields, filters, feature maps ------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*CONVOLUTIONAL, "stand-in"])
+def test_receptive_field_is_where_the_gradient_of_one_output_reaches(name):
+    """For every layer: the pixels that reach a centre output lie from edge to edge of the field in the table."""
+    model = {**CONVOLUTIONAL, "stand-in": small}[name]().eval()
+    for parameter in model.parameters():  # positive, so that no gradient is cut off or cancels out
+        parameter.data.abs_()
+    images = torch.rand(64, 1, 28, 28)  # max-pooling passes it to the largest pixel only: so, many draws
+    rows = insights.receptive_field(model)[1]["layers"]
+    recorder = layers.trace(model, images)
+    given = recorder.kept[0]
+    assert len(rows) == len(recorder.layers)
+    for row, layer in zip(rows, recorder.layers, strict=True):
+        output = layer.output if layer.output.dim() == 4 else layer.output[..., None, None]
+        assert output.shape[-1] == row["output"]
+        at = row["output"] // 2
+        (gradient,) = torch.autograd.grad(output[:, :, at, at].sum(), given, retain_graph=True)
+        reached = (gradient[:, 0] != 0).any(0)
+        centre = row["centre"] + at * row["jump"]
+        first, last = (centre + sign * (row["field"] - 1) / 2 for sign in (-1, 1))
+        for direction in (0, 1):
+            found = reached.any(direction).nonzero().flatten().tolist()
+            assert (found[0], found[-1]) == (max(0, first), min(27, last)), row
+
+
+def test_receptive_fields_of_net_are_those_in_its_comments():
+    figure, numbers = insights.receptive_field(Net())
+    names = ["conv1", "conv2", "max_pool2d", "conv3", "conv4", "max_pool2d (2)", "fc1", "fc2"]
+    assert [row["name"] for row in numbers["layers"]] == names
+    assert [row["field"] for row in numbers["layers"]] == [3, 5, 6, 10, 14, 16, 28, 28]
+    assert [row["output"] for row in numbers["layers"]] == [26, 24, 12, 10, 8, 4, 1, 1]
+    assert [row["jump"] for row in numbers["layers"]] == [1, 1, 2, 2, 2, 4, 4, 4]
+    assert "24×24" in [text.get_text() for text in figure.axes[0].texts]
+
+
+def test_layers_keep_their_names_and_a_module_that_runs_twice_has_two():
+    names = [layer.name for layer in layers.trace(small(), torch.rand(1, 1, 28, 28)).layers]
+    assert names == ["0", "3", "4", "3 (2)", "7", "10"]
+    names = [layer.name for layer in layers.trace(ImageClassifier(), torch.rand(1, 1, 28, 28)).layers]
+    assert names == ["layers.0", "layers.2", "layers.4", "layers.6", "layers.8"]
+
+
+class Branches(nn.Module):
+    def __init__(self, join):
+        super().__init__()
+        self.first, self.second, self.join = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), join
+        self.last = nn.LazyLinear(10)
+
+    def forward(self, x):
+        x = self.first(x)
+        return F.log_softmax(self.last(self.join(x, self.second(x)).flatten(1)), dim=1)
+
+
+@pytest.mark.parametrize("join", [torch.add, lambda a, b: torch.cat([a, b], dim=1)])
+def test_branches_and_odd_windows_are_refused(join):
+    model = Branches(join)
+    model(torch.rand(1, 1, 28, 28))
+    with pytest.raises(ValueError, match="has branches"):
+        insights.receptive_field(model)
+    for odd in (
+        nn.Conv2d(1, 2, (3, 5), padding=(1, 2)),
+        nn.MaxPool2d(2, stride=(2, 1)),
+        nn.AdaptiveAvgPool2d(5),
+        nn.Upsample(56),
+    ):
+        model = nn.Sequential(nn.Conv2d(1, 1, 1), odd, nn.Flatten(), nn.LazyLinear(10))
+        model(torch.rand(1, 1, 28, 28))
+        with pytest.raises(ValueError, match=r"field of layer '.+' is not known"):
+            insights.receptive_field(model)
+
+
+def test_filters_are_the_first_convolutions_weights():
+    model = Net()
+    figure, numbers = insights.filters(model)
+    np.testing.assert_array_equal(numbers["weights"], model.conv1.weight.detach()[:, 0])
+    assert numbers["layer"] == "conv1"
+    drawn = [ax.images[0].get_array() for ax in figure.axes[:32]]
+    np.testing.assert_array_equal(np.stack(drawn), numbers["weights"])
+
+
+def test_feature_maps_are_what_each_layer_gives(seen):
+    model, image = Net().eval(), seen.images[0]
+    _, numbers = insights.feature_maps(model, image)
+    x = F.relu(model.conv2(F.relu(model.conv1(image[None]))))
+    torch.testing.assert_close(torch.from_numpy(numbers["conv2"]), x[0])
+    x = F.relu(model.conv4(F.relu(model.conv3(F.max_pool2d(x, 2)))))
+    torch.testing.assert_close(torch.from_numpy(numbers["conv4"]), x[0])
+    x = F.relu(model.fc1(F.max_pool2d(x, 2).flatten(1)))
+    torch.testing.assert_close(torch.from_numpy(numbers["fc1"]), x[0])
+    torch.testing.assert_close(torch.from_numpy(numbers["fc2"]).log_softmax(0), model(image[None])[0])
+    _, numbers = insights.feature_maps(create_model(), image)
+    assert [output.shape for output in numbers.values()] == [(128,), (64,), (10,)]
+    with pytest.raises(ValueError, match=r"one image of shape \(1, 28, 28\)"):
+        insights.feature_maps(model, seen.images[:2])
+
+
+# Layers: Grad-CAM, occlusion --------------------------------------------------------------------
+
+
+def test_grad_cam_is_cam_where_the_maps_are_averaged(seen):
+    """Zhou et al. 2016: the maps weighted by the linear layer's weights, here a 28² of them each."""
+    model, images = averaged(), seen.images[:4]
+    found = insights.grad_cam(model, images, targets=[3, 1, 4, 1])
+    maps, weights = F.relu(model[0](images)), model[4].weight[[3, 1, 4, 1]]
+    expected = F.relu(torch.einsum("nk,nkhw->nhw", weights, maps)) / 28**2
+    assert expected.max() > 0
+    torch.testing.assert_close(found, expected.detach(), atol=1e-6, rtol=1e-4)
+
+
+def test_grad_cam_is_captums(seen):
+    """Of a layer whose ReLU is a module, which Captum can hook, and whose maps need no enlarging."""
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3, padding=1), nn.ReLU()),
+        *(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 14 * 14, 10), nn.LogSoftmax(dim=1)),
+    ).eval()
+    images = seen.images[:4]
+    targets = model(images).argmax(dim=1)
+    for name, relu in (("0", 1), ("2", 3), (None, 3)):
+        captums = LayerGradCam(model[:-1], model[relu]).attribute(images, targets, relu_attributions=True)
+        assert captums.max() > 0
+        torch.testing.assert_close(insights.grad_cam(model, images, layer=name), captums[:, 0].detach())
+
+
+def test_grad_cam_lies_where_the_digit_is():
+    """One bright pixel through an unpadded 9×9 window that copies its middle: the map is brightest at that pixel."""
+    model = averaged()
+    model[0] = nn.Conv2d(1, 6, 9, bias=False)
+    model[0].weight.data.zero_()[:, 0, 4, 4] = 1
+    model[4].weight.data.fill_(1)
+    for y, x in ((6, 20), (13, 9), (23, 4)):
+        image = torch.zeros(1, 1, 28, 28)
+        image[0, 0, y, x] = 1
+        found = insights.grad_cam(model, image)[0]
+        assert divmod(int(found.argmax()), 28) == (y, x)
+
+
+def test_occlusion_is_that_of_a_loop(trained, seen):
+    image = seen.images[:1]
+    targets = trained.eval()(image).argmax(1)
+    found = insights.occlusion(trained, image, window=8, stride=4)[0]
+    falls, counts = torch.zeros(28, 28), torch.zeros(28, 28)
+    with torch.no_grad():
+        plain = trained(image)[0, targets]
+        for y in range(0, 21, 4):
+            for x in range(0, 21, 4):
+                covered = image.clone()
+                covered[..., y : y + 8, x : x + 8] = (0 - utils.MEAN) / utils.STD
+                falls[y : y + 8, x : x + 8] += plain - trained(covered)[0, targets]
+                counts[y : y + 8, x : x + 8] += 1
+    torch.testing.assert_close(found, falls / counts, atol=1e-4, rtol=1e-3)
+
+
+def test_explanations_show_both_maps_and_the_probabilities(trained, seen):
+    images = seen.images[:2]
+    figure, numbers = insights.explanations(trained, images, seen.labels[:2])
+    np.testing.assert_allclose(numbers["probabilities"], trained.eval()(images).exp().detach(), atol=1e-5)
+    np.testing.assert_array_equal(numbers["targets"], seen.predicted[:2])
+    np.testing.assert_array_equal(numbers["grad_cam"], insights.grad_cam(trained, images))
+    np.testing.assert_array_equal(numbers["occlusion"], insights.occlusion(trained, images))
+    assert figure.axes[1].get_title() == f"Grad-CAM for {seen.predicted[0]}"
+    _, numbers = insights.explanations(create_model(), images, targets=[3, 5], maps=("occlusion",))
+    assert numbers["targets"].tolist() == [3, 5]
+    assert "grad_cam" not in numbers
+
+
+def test_a_model_without_convolutions_and_an_unknown_layer(seen):
+    model, images = create_model(), seen.images[:1]
+    for call in (
+        lambda: insights.filters(model),
+        lambda: insights.receptive_field(model),
+        lambda: insights.grad_cam(model, images),
+        lambda: insights.explanations(model, images),
+    ):
+        with pytest.raises(ValueError, match=r"needs? a convolution, and this model has none"):
+            call()
+    with pytest.raises(ValueError, match="no layer 'conv9' with feature maps: choose one of conv1, conv2, max_pool2d"):
+        insights.explanations(Net(), images, layer="conv9")
+    with pytest.raises(ValueError, match="this model has none"):
+        insights.embedding(insights.replace(seen, features=None))
+
+
+# All figures ------------------------------------------------------------------------------------
+
+
+def check_axis_names(figure):
+    assert isinstance(figure, plt.Figure)
+    for ax in figure.axes:
+        for axis in (ax.xaxis, ax.yaxis) if ax.axison else ():
+            assert axis.get_label_text() or not any(tick.label1.get_visible() for tick in axis.get_major_ticks())
+
+
+def test_figures_of_answers_have_axis_names(trained, seen):
+    for figure, _ in (
+        insights.confusion(seen),
+        insights.calibration(seen[::2], seen[1::2]),
+        insights.embedding(seen, images=60),
+        insights.robustness({"a": trained, "b": trained}, seen, images=20),
+    ):
+        assert any(ax.axison for ax in figure.axes)
+        check_axis_names(figure)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_is_looked_into(architecture, digits):
+    model = ARCHITECTURES[architecture]()
+    seen = insights.predictions(model, first_batches(digits[1], 1))
+    assert seen.features.shape[0] == len(seen) == 100
+    figures = [insights.feature_maps(model, seen.images[0])]
+    if architecture == "MLP":
+        figures.append(insights.explanations(model, seen.images[:2], maps=("occlusion",)))
+    else:
+        figures += [insights.explanations(model, seen.images[:2]), insights.filters(model)]
+        figures.append(insights.receptive_field(model))
+    for figure, _ in figures:
+        check_axis_names(figure)
+    assert model.training

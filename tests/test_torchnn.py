@@ -234,6 +234,18 @@ def test_evaluate_counts_each_digit(best, capsys):
     assert f"9: {found['digits'][9]:.1f} %" in out
 
 
+def test_evaluate_writes_a_report(best, tmp_path, capsys, monkeypatch):
+    import report
+
+    monkeypatch.setattr(report, "EMBEDDED", 50)  # images, for the test's time
+    monkeypatch.setattr(report, "DISTORTED", 20)
+    options = ("--checkpoint", best, "--dataset", "digits", "--report", tmp_path / "report")
+    code, out, err = run("--evaluate", *options, capsys=capsys)
+    assert (code, out, err) == (0, f"Report: {tmp_path / 'report' / 'index.html'}\n", "")
+    assert "CNN on scikit-learn digits" in (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert len(list((tmp_path / "report").glob("*.png"))) == 10
+
+
 @pytest.mark.parametrize("name", models.ARCHITECTURES)
 def test_export_gives_onnx_runtime_the_same_answers(name, tmp_path, capsys):
     model = models.ARCHITECTURES[name]()
@@ -260,6 +272,7 @@ def test_export_gives_onnx_runtime_the_same_answers(name, tmp_path, capsys):
     [
         ((), "one of the arguments --train --infer --evaluate --export is required"),
         (("--train", "--evaluate"), "not allowed with argument --train"),
+        (("--infer", "a.png", "--report", "folder"), "--report goes with --evaluate"),
         (("--train", "--epochs", "0"), "invalid whole number from 1 value: '0'"),
         (("--train", "--epochs", "many"), "invalid whole number from 1 value: 'many'"),
         (("--train", "--lr", "-1"), "invalid number above 0 value: '-1'"),

@@ -37,11 +37,11 @@ def post_display(train_loader):
     return figure
 
 
-def post_accuracyplots(train_losses, test_losses, train_acc, test_acc):
+def post_accuracyplots(train_losses, test_losses, train_acc, test_acc, *, names=("training", "test")):
     """Two axes over the epochs: training and test loss, training and test accuracy in %.
 
-    Takes the four lists that `train` and `test` filled, one number an epoch. Raises ValueError
-    when there is nothing to plot.
+    Takes the four lists that `train` and `test` filled, one number an epoch; `names`: of the two
+    curves in the legend. Raises ValueError when there is nothing to plot.
     """
     if len(train_losses) + len(test_losses) == 0:
         raise ValueError("There is nothing to plot yet: run the training loop first.")
@@ -51,7 +51,7 @@ def post_accuracyplots(train_losses, test_losses, train_acc, test_acc):
             (left, "Loss", "mean negative log-likelihood", (train_losses, test_losses)),
             (right, "Accuracy", "accuracy (%)", (train_acc, test_acc)),
         ):
-            for label, values, style in zip(("training", "test"), pair, (TRAIN_STYLE, TEST_STYLE), strict=True):
+            for label, values, style in zip(names, pair, (TRAIN_STYLE, TEST_STYLE), strict=True):
                 ax.plot(range(1, len(values) + 1), values, label=label, **style)
             ax.set(title=name, xlabel="epoch", ylabel=unit)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -95,3 +95,22 @@ def post_recipes(recipes):
         for ax in (left, right):
             ax.legend()
     return figure
+
+
+def post_images(images, titles=None, *, columns=10, limits=None, cmap="gray"):
+    """Images `(N, H, W)` or `(N, 1, H, W)` in rows of `columns`, each under its title if there are any.
+
+    `limits`: the values shown as black and white; by default each image's own lowest and highest.
+    """
+    images = np.asarray(images).reshape(-1, *images.shape[-2:])
+    rows, height = -(-len(images) // columns), 0.85 if titles is None else 1.1
+    figure, axes = plt.subplots(rows, columns, figsize=(8, height * rows * 10 / columns), squeeze=False)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02)
+    low, high = limits or (None, None)
+    for ax in axes.flat:
+        ax.axis("off")
+    for i, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
+        ax.imshow(image, cmap=cmap, vmin=low, vmax=high)
+        if titles is not None:
+            ax.set_title(titles[i], fontsize=9)
+    return figure

@@ -7,8 +7,6 @@ The whole run without its pictures, about half a minute on MNIST:
 
 import time
 
-import matplotlib.pyplot as plt
-
 import utils
 from model import create_model
 
@@ -36,13 +34,7 @@ def display_sample_images(trainloader, num_images=60):
     images, _ = next(iter(trainloader))
     if not 1 <= num_images <= len(images):
         raise ValueError(f"num_images must be from 1 to {len(images)}, the size of a batch, not {num_images!r}.")
-    rows = -(-num_images // 10)
-    figure, axes = plt.subplots(rows, 10, figsize=(8, 0.85 * rows), layout="constrained", squeeze=False)
-    for ax in axes.flat:
-        ax.axis("off")
-    for ax, image in zip(axes.flat, images[:num_images].cpu().numpy(), strict=False):
-        ax.imshow(image[0], cmap="gray_r")
-    return figure
+    return utils.post_images(images[:num_images].cpu(), cmap="gray_r")
 
 
 def train_model(model, trainloader, epochs=15, learning_rate=0.003, momentum=0.9):

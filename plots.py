@@ -98,13 +98,15 @@ def post_recipes(recipes):
 
 
 def post_images(images, titles=None, *, columns=10, limits=None, cmap="gray"):
-    """Images `(N, H, W)` or `(N, 1, H, W)` in rows of `columns`, each under its title if there are any.
+    """Images `(H, W)` or `(1, H, W)` in rows of `columns`, each under its title if there are any.
 
+    `images`: a tensor of them, or a list in which their sizes may differ.
     `limits`: the values shown as black and white; by default each image's own lowest and highest.
     """
-    images = np.asarray(images).reshape(-1, *images.shape[-2:])
-    rows, height = -(-len(images) // columns), 0.85 if titles is None else 1.1
-    figure, axes = plt.subplots(rows, columns, figsize=(8, height * rows * 10 / columns), squeeze=False)
+    images = [np.asarray(image).reshape(image.shape[-2:]) for image in images]
+    rows = -(-len(images) // columns)
+    height = 8 / columns + (0.3 if titles else 0.05)
+    figure, axes = plt.subplots(rows, columns, figsize=(8, height * rows), squeeze=False)
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02)
     low, high = limits or (None, None)
     for ax in axes.flat:

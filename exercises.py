@@ -13,9 +13,8 @@ def check(answer, expected):
 
 
 def _same(answer, expected):
-    if isinstance(expected, list | tuple):
-        same_kind = isinstance(answer, list | tuple) and len(answer) == len(expected)
-        return same_kind and all(_same(a, e) for a, e in zip(answer, expected, strict=True))
+    if isinstance(answer, list | tuple) and isinstance(expected, list | tuple):
+        return len(answer) == len(expected) and all(map(_same, answer, expected))
     try:
         answer, expected = (torch.as_tensor(value, dtype=torch.float64) for value in (answer, expected))
     except (TypeError, ValueError, RuntimeError):

@@ -156,8 +156,9 @@ def test_bad_arguments_of_the_perceptron_are_named(arguments, message):
 
 
 def test_bad_arguments_of_the_cnn_are_named():
-    with pytest.raises(ValueError, match=re.escape("padding must be 0, 1 or 2, not -1.")):
-        model.CNN(padding=-1)
+    for padding in (-1, 3, 1.0, "same"):
+        with pytest.raises(ValueError, match=re.escape(f"padding must be 0, 1 or 2, not {padding!r}.")):
+            model.CNN(padding=padding)
     with pytest.raises(ValueError, match=re.escape("dropout must be a number from 0 to below 1, not 2.")):
         model.CNN(dropout=2)
 

@@ -1,15 +1,13 @@
 """What the benchmark's recipes carry: the architecture's arguments, and the normalisation."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+import accuracy
 
-import accuracy  # noqa: E402
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,8 @@
 import json
 from pathlib import Path
 
-import pytest
-
 import accuracy
+import pytest
 
 ROOT = Path(__file__).parents[1]
 

@@ -1,4 +1,4 @@
-"""Random rotation, zoom and shift, drawn for each image of a batch and applied to all at once."""
+"""Random rotation, zoom, shift and flip, drawn for each image of a batch and applied to all at once."""
 
 import torch
 import torch.nn.functional as F
@@ -37,3 +37,21 @@ class RandomAffineEach(torch.nn.Module):
             f"degrees={self.degrees:g}, zoom=({low:.3g}, {high:.3g}), zoom_probability={self.zoom_probability:g},"
             f" shift={self.shift:g}, mode={self.mode!r}"
         )
+
+
+class RandomHorizontalFlipEach(torch.nn.Module):
+    """Mirror every image of a batch `(..., 1, H, W)` left to right, each with probability `p`.
+
+    torchvision's RandomHorizontalFlip draws once for a whole tensor.
+    """
+
+    def __init__(self, p=0.5):
+        super().__init__()
+        self.p = p
+
+    def forward(self, images):
+        flipped = torch.rand(*images.shape[:-3], 1, 1, 1, device=images.device) < self.p
+        return torch.where(flipped, images.flip(-1), images)
+
+    def extra_repr(self):
+        return f"p={self.p:g}"

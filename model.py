@@ -136,7 +136,7 @@ class CNN(nn.Module):
 
     def __init__(self, padding=1, dropout=0.0):
         super().__init__()
-        if padding not in (0, 1, 2):
+        if not isinstance(padding, int) or padding not in (0, 1, 2):
             raise ValueError(f"padding must be 0, 1 or 2, not {padding!r}.")
         _check_dropout(dropout)
         self.architecture, self.arguments = "CNN", {"padding": int(padding), "dropout": dropout}

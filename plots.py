@@ -37,11 +37,11 @@ def post_display(train_loader):
     return figure
 
 
-def post_accuracyplots(train_losses, test_losses, train_acc, test_acc):
+def post_accuracyplots(train_losses, test_losses, train_acc, test_acc, *, names=("training", "test")):
     """Two axes over the epochs: training and test loss, training and test accuracy in %.
 
-    Takes the four lists that `train` and `test` filled, one number an epoch. Raises ValueError
-    when there is nothing to plot.
+    Takes the four lists that `train` and `test` filled, one number an epoch; `names`: of the two
+    curves in the legend. Raises ValueError when there is nothing to plot.
     """
     if len(train_losses) + len(test_losses) == 0:
         raise ValueError("There is nothing to plot yet: run the training loop first.")
@@ -51,7 +51,7 @@ def post_accuracyplots(train_losses, test_losses, train_acc, test_acc):
             (left, "Loss", "mean negative log-likelihood", (train_losses, test_losses)),
             (right, "Accuracy", "accuracy (%)", (train_acc, test_acc)),
         ):
-            for label, values, style in zip(("training", "test"), pair, (TRAIN_STYLE, TEST_STYLE), strict=True):
+            for label, values, style in zip(names, pair, (TRAIN_STYLE, TEST_STYLE), strict=True):
                 ax.plot(range(1, len(values) + 1), values, label=label, **style)
             ax.set(title=name, xlabel="epoch", ylabel=unit)
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -94,4 +94,25 @@ def post_recipes(recipes):
         _stretch_near_100(left)
         for ax in (left, right):
             ax.legend()
+    return figure
+
+
+def post_images(images, titles=None, *, columns=10, limits=None, cmap="gray"):
+    """Images `(H, W)` or `(1, H, W)` in rows of `columns`, each under its title if there are any.
+
+    `images`: a tensor of them, or a list in which their sizes may differ.
+    `limits`: the values shown as black and white; by default each image's own lowest and highest.
+    """
+    images = [np.asarray(image).reshape(image.shape[-2:]) for image in images]
+    rows = -(-len(images) // columns)
+    height = 8 / columns + (0.3 if titles else 0.05)
+    figure, axes = plt.subplots(rows, columns, figsize=(8, height * rows), squeeze=False)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02)
+    low, high = limits or (None, None)
+    for ax in axes.flat:
+        ax.axis("off")
+    for i, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
+        ax.imshow(image, cmap=cmap, vmin=low, vmax=high)
+        if titles is not None:
+            ax.set_title(titles[i], fontsize=9)
     return figure

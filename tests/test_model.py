@@ -1,40 +1,49 @@
+import json
+import re
+
+import numpy as np
 import pytest
 import torch
 
+import model
 from model import Net
 
 
+def parameters(network):
+    return sum(p.numel() for p in network.parameters())
+
+
 def test_parameters_of_each_layer():
-    model = Net()
-    counts = {name: sum(p.numel() for p in layer.parameters()) for name, layer in model.named_children()}
+    net = Net()
+    counts = {name: sum(p.numel() for p in layer.parameters()) for name, layer in net.named_children()}
     assert counts == {"conv1": 320, "conv2": 18_496, "conv3": 73_856, "conv4": 295_168, "fc1": 204_850, "fc2": 510}
-    assert sum(p.numel() for p in model.parameters()) == 593_200
+    assert parameters(net) == 593_200
 
 
 @pytest.mark.parametrize("batch", [1, 7])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_log_probabilities_in_either_layout(batch, layout):
-    model = Net().to(memory_format=layout)
-    output = model(torch.rand(batch, 1, 28, 28).contiguous(memory_format=layout))
+    net = Net().to(memory_format=layout)
+    output = net(torch.rand(batch, 1, 28, 28).contiguous(memory_format=layout))
     assert output.shape == (batch, 10)
     torch.testing.assert_close(output.exp().sum(1), torch.ones(batch))
 
 
 def test_layouts_agree():
-    model, images = Net(), torch.rand(4, 1, 28, 28)
-    expected = model(images)
-    torch.testing.assert_close(model.to(memory_format=torch.channels_last)(images), expected)
+    net, images = Net(), torch.rand(4, 1, 28, 28)
+    expected = net(images)
+    torch.testing.assert_close(net.to(memory_format=torch.channels_last)(images), expected)
 
 
 def test_same_as_the_layers_in_a_row():
     """Against an independent writing of the architecture, with Net's own weights."""
-    nn, model, images = torch.nn, Net(), torch.randn(3, 1, 28, 28)
+    nn, net, images = torch.nn, Net(), torch.randn(3, 1, 28, 28)
     row = nn.Sequential(
-        *(model.conv1, nn.ReLU(), model.conv2, nn.ReLU(), nn.MaxPool2d(2)),
-        *(model.conv3, nn.ReLU(), model.conv4, nn.ReLU(), nn.MaxPool2d(2)),
-        *(nn.Flatten(), model.fc1, nn.ReLU(), model.fc2, nn.LogSoftmax(dim=1)),
+        *(net.conv1, nn.ReLU(), net.conv2, nn.ReLU(), nn.MaxPool2d(2)),
+        *(net.conv3, nn.ReLU(), net.conv4, nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), net.fc1, nn.ReLU(), net.fc2, nn.LogSoftmax(dim=1)),
     )
-    torch.testing.assert_close(model(images), row(images))
+    torch.testing.assert_close(net(images), row(images))
 
 
 @pytest.mark.parametrize("shape", [(4, 28, 28), (4, 3, 28, 28), (4, 1, 32, 32), (784,)])
@@ -45,14 +54,117 @@ def test_other_shapes_are_refused_in_one_sentence(shape):
 
 def test_receptive_field_is_what_the_comments_say():
     """The pixels with a gradient from one unit, for the last convolution: 14×14."""
-    model, seen = Net(), {}
-    model.conv4.register_forward_hook(lambda layer, inputs, output: seen.update(conv4=output))
+    net, seen = Net(), {}
+    net.conv4.register_forward_hook(lambda layer, inputs, output: seen.update(conv4=output))
     # Max-pooling lets the gradient of only some pixels through, so the union over many draws counts.
     reached = torch.zeros(28, 28, dtype=torch.bool)
     for _ in range(30):
         image = torch.rand(1, 1, 28, 28, requires_grad=True)
-        model(image)
+        net(image)
         seen["conv4"][0, :, 4, 4].sum().backward()
         reached |= image.grad[0, 0] != 0
     rows = reached.any(1).nonzero().flatten()
     assert rows.max() - rows.min() + 1 == 14
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "count"),
+    [
+        ("Net", {}, 593_200),
+        # Each by the sums of the layers: inputs × outputs + outputs.
+        ("MLP", {}, 784 * 128 + 128 + 128 * 64 + 64 + 64 * 10 + 10),
+        ("MLP", {"hidden_sizes": (), "output_size": 3, "input_size": 5}, 18),
+        ("MLP", {"hidden_sizes": [128, 64], "batch_norm": True}, 109_386 + 2 * (128 + 64)),
+        ("CNN", {}, 320 + 18_496 + 64 * 7 * 7 * 128 + 128 + 1_290),
+        ("CNN", {"padding": 0, "dropout": 0.5}, 320 + 18_496 + 64 * 6 * 6 * 128 + 128 + 1_290),
+        ("CNN", {"padding": 2}, 320 + 18_496 + 64 * 8 * 8 * 128 + 128 + 1_290),
+        ("ImageClassifier", {}, 56_394),
+    ],
+)
+def test_every_architecture_is_rebuilt_from_what_it_carries(name, arguments, count):
+    built = model.ARCHITECTURES[name](**arguments)
+    assert parameters(built) == count
+    assert built.architecture == name
+    json.dumps(built.arguments)  # plain types only
+    again = model.ARCHITECTURES[built.architecture](**built.arguments)
+    again.load_state_dict(built.state_dict())
+    inputs = torch.rand(3, 5) if arguments.get("input_size") == 5 else torch.randn(3, 1, 28, 28)
+    built.eval(), again.eval()
+    output = again(inputs)
+    torch.testing.assert_close(output, built(inputs))
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output.exp().sum(1), torch.ones(3))
+
+
+def test_default_perceptron_has_the_documented_size():
+    assert parameters(model.create_model()) == 109_386
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "elu", "tanh"])
+def test_perceptron_is_its_matrices_in_a_row(activation):
+    """Against products written out with numpy, on flat and square images."""
+    f = {
+        "relu": lambda x: np.maximum(x, 0),
+        "leaky_relu": lambda x: np.where(x > 0, x, 0.01 * x),
+        "elu": lambda x: np.where(x > 0, x, np.exp(np.minimum(x, 0)) - 1),
+        "tanh": np.tanh,
+    }[activation]
+    mlp, images = model.create_model(activation=activation), torch.randn(4, 1, 28, 28)
+    (w1, b1), (w2, b2), (w3, b3) = (
+        (layer.weight.detach().numpy(), layer.bias.detach().numpy()) for layer in mlp.layers if hasattr(layer, "weight")
+    )
+    x = images.reshape(4, 784).numpy()
+    scores = f(f(x @ w1.T + b1) @ w2.T + b2) @ w3.T + b3
+    expected = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+    for shape in ((4, 1, 28, 28), (4, 784)):
+        np.testing.assert_allclose(mlp(images.view(shape)).detach().numpy(), expected, atol=1e-5)
+
+
+def test_cnn_is_its_layers_in_a_row():
+    nn, cnn, images = torch.nn, model.CNN(padding=0), torch.randn(3, 1, 28, 28)
+    row = nn.Sequential(
+        *(cnn.conv1, nn.ReLU(), nn.MaxPool2d(2), cnn.conv2, nn.ReLU(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), cnn.fc1, nn.ReLU(), cnn.fc2, nn.LogSoftmax(dim=1)),
+    )
+    torch.testing.assert_close(cnn(images), row(images))
+
+
+def test_dropout_works_in_training_only():
+    images = torch.rand(2, 1, 28, 28)
+    for network in (model.CNN(dropout=0.5), model.create_model(dropout=0.5)):
+        assert not torch.equal(network(images), network(images))
+        network.eval()
+        assert torch.equal(network(images), network(images))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"activation": "sigmoid"}, "Unknown activation 'sigmoid': choose one of relu, leaky_relu, elu, tanh."),
+        ({"input_size": -784}, "input_size must be a whole number from 1, not -784."),
+        ({"output_size": 0}, "output_size must be a whole number from 1, not 0."),
+        ({"hidden_sizes": (128, -64)}, "each of hidden_sizes must be a whole number from 1, not -64."),
+        ({"hidden_sizes": (128.0,)}, "each of hidden_sizes must be a whole number from 1, not 128.0."),
+        ({"hidden_sizes": 128}, "hidden_sizes must be a list or tuple of sizes, not 128."),
+        ({"dropout": 1.0}, "dropout must be a number from 0 to below 1, not 1.0."),
+        ({"dropout": "half"}, "dropout must be a number from 0 to below 1, not 'half'."),
+    ],
+)
+def test_bad_arguments_of_the_perceptron_are_named(arguments, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model.create_model(**arguments)
+
+
+def test_bad_arguments_of_the_cnn_are_named():
+    for padding in (-1, 3, 1.0, "same"):
+        with pytest.raises(ValueError, match=re.escape(f"padding must be 0, 1 or 2, not {padding!r}.")):
+            model.CNN(padding=padding)
+    with pytest.raises(ValueError, match=re.escape("dropout must be a number from 0 to below 1, not 2.")):
+        model.CNN(dropout=2)
+
+
+@pytest.mark.parametrize("name", ["CNN", "ImageClassifier", "MLP"])
+@pytest.mark.parametrize("shape", [(4, 28, 28), (4, 3, 28, 28), (4, 1, 32, 32), (784,)])
+def test_wrong_image_size_is_named_with_what_fits(name, shape):
+    with pytest.raises(ValueError, match=r"takes images of shape \(N, 1, 28, 28\).*, not \("):
+        model.ARCHITECTURES[name]()(torch.rand(shape))

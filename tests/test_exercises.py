@@ -1,0 +1,60 @@
+"""Each exercise's check says "not yet" to the cell as it is given, and "right" to the folded solution."""
+
+import json
+import re
+from pathlib import Path
+
+import matplotlib
+import pytest
+import torch
+
+from exercises import check
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = ["S1", "S2", "S3", "S4"]
+
+
+def parts(name):
+    """The imports' cell, the exercises and their checks by number, and the solutions in order."""
+    cells = json.loads((ROOT / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells]
+    tagged = {tag: text for cell, text in zip(cells, sources, strict=True) for tag in cell["metadata"].get("tags", [])}
+    (folded,) = [text for text in sources if "<details>" in text]
+    assert folded == sources[-1]
+    assert "</details>" in folded
+    imports = next(text for cell, text in zip(cells, sources, strict=True) if cell["cell_type"] == "code")
+    return imports, tagged, re.findall(r"```python\n(.*?)```", folded, re.DOTALL)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_solutions_are_right_and_placeholders_are_not_yet(name, capsys):
+    imports, tagged, solutions = parts(name)
+    assert len(solutions) == 3
+    with matplotlib.rc_context():
+        for number, solution in enumerate(solutions, start=1):
+            for answer, expected in ((tagged[f"exercise-{number}"], "not yet\n"), (solution, "right\n")):
+                names = {}
+                exec(imports, names)
+                exec(answer, names)
+                exec(tagged[f"check-{number}"], names)
+                assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "says"),
+    [
+        (3, 3, "right"),
+        (None, 3, "not yet"),
+        ([1, None], [1, 2], "not yet"),
+        ([1, 2, 3], [1, 2], "not yet"),
+        (torch.ones(2), [1, 1], "right"),
+        ([1, 1], torch.ones(2), "right"),
+        (torch.ones(2, 1), torch.ones(1, 2), "not yet"),
+        (torch.ones(2) + 1e-6, torch.ones(2), "right"),
+        (torch.full((2,), torch.nan), torch.ones(2), "not yet"),
+        ("two", 2, "not yet"),
+    ],
+)
+def test_check(answer, expected, says, capsys):
+    check(answer, expected)
+    assert capsys.readouterr().out == says + "\n"

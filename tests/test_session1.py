@@ -1,0 +1,63 @@
+"""The functions of session 1's guide, on the embedded digits."""
+
+import pytest
+import torch
+
+import session1
+import utils
+from model import create_model
+
+
+def test_from_the_data_to_the_accuracy(capsys):
+    trainloader, valloader = session1.load_mnist(batch_size=32, dataset="digits")
+    images, labels = next(iter(trainloader))
+    assert images.shape == (32, 1, 28, 28)
+    assert labels.shape == (32,)
+    assert images.min() == -1
+    assert images.max() <= 1
+    assert (len(trainloader.dataset), len(valloader.dataset)) == (1_437, 360)
+    model, minutes = session1.train_model(create_model(), trainloader, epochs=5, learning_rate=0.01)
+    assert 0 < minutes < 1
+    accuracy = session1.evaluate_model(model, valloader)
+    printed = capsys.readouterr().out
+    assert printed.count("training loss") == 5
+    assert f"Images: 360, accuracy: {accuracy:.4f}" in printed
+    with torch.no_grad():  # counted again, image by image
+        right = sum(
+            int(model(image[None]).argmax()) == label
+            for images, labels in valloader
+            for image, label in zip(images, labels.tolist(), strict=True)
+        )
+    assert accuracy == pytest.approx(right / 360)
+    assert accuracy > 0.85
+
+
+def test_sixty_images_in_six_rows_of_ten():
+    trainloader, _ = session1.load_mnist(dataset="digits")
+    figure = session1.display_sample_images(trainloader)
+    assert len(figure.axes) == 60
+    assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == (6, 10)
+    first = next(iter(session1.load_mnist(dataset="digits")[1]))[0]
+    shown = session1.display_sample_images(session1.load_mnist(dataset="digits")[1], 7).axes[6].images[0].get_array()
+    assert (torch.from_numpy(shown.data) == first[6, 0]).all()
+
+
+def test_bad_numbers_are_named():
+    trainloader, _ = session1.load_mnist(dataset="digits", batch_size=32)
+    with pytest.raises(ValueError, match="num_images must be from 1 to 32, the size of a batch, not 60"):
+        session1.display_sample_images(trainloader)
+    with pytest.raises(ValueError, match="epochs must be a whole number from 1, not 0"):
+        session1.train_model(create_model(), trainloader, epochs=0)
+
+
+def test_each_image_is_flipped_by_its_own_draw():
+    flip, images = utils.RandomHorizontalFlipEach(0.3), torch.rand(2_000, 1, 28, 28)
+    flipped = flip(images)
+    same = (flipped == images).flatten(1).all(1)
+    mirrored = (flipped == torch.tensor(images.numpy()[..., ::-1].copy())).flatten(1).all(1)
+    assert (same ^ mirrored).all()
+    assert 520 < mirrored.sum() < 680  # 600 ± 4 standard deviations
+    assert torch.equal(utils.RandomHorizontalFlipEach(0)(images), images)
+    one = utils.RandomHorizontalFlipEach(1)(images[0])
+    assert torch.equal(one, images[0].flip(-1))
+    assert repr(flip) == "RandomHorizontalFlipEach(p=0.3)"

@@ -58,6 +58,10 @@ class DataDamaged(OSError):
     """A file is there but is not what it should be."""
 
 
+class DigitsInstead(UserWarning):
+    """MNIST could not be had, and the embedded digits stand in for it."""
+
+
 # ------------------------------------------------------------------------------------------------
 # One batched data set
 # ------------------------------------------------------------------------------------------------
@@ -140,6 +144,7 @@ def load_dataset(split, dataset="auto", root=None, *, transform=None, holdout=0)
                 warnings.warn(
                     "USING SCIKIT-LEARN'S EMBEDDED DIGITS INSTEAD OF MNIST: 1,797 real 8×8 digits brought to"
                     f" 28×28; accuracies on them are not accuracies on MNIST. Why: {problem}",
+                    DigitsInstead,
                     stacklevel=2,
                 )
             data = _embedded_digits(stored)

@@ -109,21 +109,27 @@ def _loaders(options, device, batch_size):
     """Training, validation and test loader; augmented as in the fast recipe of benchmarks/accuracy.py."""
     import utils
 
-    def loader(split, kwargs, **more):
-        return utils.get_MNISTdataset_with_loader(
-            split, kwargs, dataset=options.dataset, root=options.data, device=device, **more
-        )
-
-    test_loader = loader("test", {"batch_size": 500})
-    holdout = _holdout(test_loader.dataset)
     augment = utils.RandomAffineEach(degrees=10, zoom=(0.9, 1.1), shift=0.06, mode="bicubic")
-    train_loader = loader(
+    test_loader = _loader(options, device, "test")
+    holdout = _holdout(test_loader.dataset)
+    train_loader = _loader(
+        options,
+        device,
         "train",
         {"batch_size": batch_size, "shuffle": True},
         holdout=holdout,
         transform=utils.get_train_transforms(augment),
     )
-    return train_loader, loader("validation", {"batch_size": 500}, holdout=holdout), test_loader
+    return train_loader, _loader(options, device, "validation", holdout=holdout), test_loader
+
+
+def _loader(options, device, split, kwargs=None, **more):
+    import utils
+    from dataset import DigitsInstead
+
+    warnings.simplefilter("always", DigitsInstead)  # main shows no other warning
+    kwargs, more = kwargs or {"batch_size": 500}, {"device": device, **more}
+    return utils.get_MNISTdataset_with_loader(split, kwargs, dataset=options.dataset, root=options.data, **more)
 
 
 def _holdout(test_data):
@@ -157,22 +163,13 @@ def evaluate_command(options):
 
     device = torch.device(options.device or utils.get_device())
     model = load_model(options.checkpoint, device)
-    loader = utils.get_MNISTdataset_with_loader(
-        "test", {"batch_size": 500}, dataset=options.dataset, root=options.data, device=device
-    )
+    loader = _loader(options, device, "test")
     if options.report is None:
         _print_report(model, device, loader, options.json)
         return
     from report import write_report
 
-    validation_loader = utils.get_MNISTdataset_with_loader(
-        "validation",
-        {"batch_size": 500},
-        dataset=options.dataset,
-        root=options.data,
-        holdout=_holdout(loader.dataset),
-        device=device,
-    )
+    validation_loader = _loader(options, device, "validation", holdout=_holdout(loader.dataset))
     page = write_report(
         model,
         options.report,
@@ -289,17 +286,15 @@ def export_command(options):
     model.to(memory_format=torch.contiguous_format)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     example, content = torch.randn(2, 1, FRAME, FRAME), io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own making
-        program = torch.onnx.export(
-            model,
-            (example,),
-            dynamo=True,
-            verbose=False,
-            input_names=["images"],
-            output_names=["log_probabilities"],
-            dynamic_shapes=({0: torch.export.Dim("N")},),
-        )
+    program = torch.onnx.export(
+        model,
+        (example,),
+        dynamo=True,
+        verbose=False,
+        input_names=["images"],
+        output_names=["log_probabilities"],
+        dynamic_shapes=({0: torch.export.Dim("N")},),
+    )
     program.save(content)
     session = onnxruntime.InferenceSession(content.getvalue(), providers=["CPUExecutionProvider"])
     images = torch.randn(7, 1, FRAME, FRAME)
@@ -407,20 +402,11 @@ def main(arguments=None):
     options = parser().parse_args(arguments)
     if options.report is not None and not options.evaluate:
         parser().error("--report goes with --evaluate")
-    warnings.showwarning = lambda message, *_, **__: _complain(message)
     try:
-        if options.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("There is no CUDA device here: leave out --device, or use --device cpu.")
-        if options.device == "mps" and not torch.backends.mps.is_available():
-            raise ValueError("There is no MPS device here: leave out --device, or use --device cpu.")
-        if options.infer:
-            return infer_command(options)
-        if options.train:
-            train_command(options)
-        elif options.evaluate:
-            evaluate_command(options)
-        else:
-            export_command(options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # libraries' own; what a user must know comes as an error or a line
+            warnings.showwarning = lambda message, *_, **__: _complain(message)
+            return _run(options)
     except (OSError, ValueError, FloatingPointError) as problem:
         _complain(problem)
         return 2
@@ -431,6 +417,21 @@ def main(arguments=None):
         if options.train:
             _complain(f"Stopped. {Path(options.folder) / LAST} holds the last complete epoch: go on with --resume.")
         return 130
+
+
+def _run(options):
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("There is no CUDA device here: leave out --device, or use --device cpu.")
+    if options.device == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("There is no MPS device here: leave out --device, or use --device cpu.")
+    if options.infer:
+        return infer_command(options)
+    if options.train:
+        train_command(options)
+    elif options.evaluate:
+        evaluate_command(options)
+    else:
+        export_command(options)
     return 0
 
 

@@ -298,6 +298,15 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, monke
     assert len(err.splitlines()) == 1
 
 
+def test_the_digits_that_stand_in_are_said_so_in_one_line(best, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(dataset, "download", refuse_to_download)
+    code, out, err = run("--evaluate", "--checkpoint", best, "--data", tmp_path, capsys=capsys)
+    assert code == 0
+    assert out.startswith("scikit-learn digits, test: 360 images")
+    assert err.startswith("torchnn.py: USING SCIKIT-LEARN'S EMBEDDED DIGITS INSTEAD OF MNIST")
+    assert len(err.splitlines()) == 1
+
+
 def refuse_to_download(name, root, missing):
     raise dataset.DataMissing(f"MNIST is not complete in {root}, and it could not be downloaded.")
 

@@ -155,9 +155,8 @@ def confusion(seen, pairs=8):
         for name, shift, style in zip(("precision", "recall", "f1"), (-0.2, 0, 0.2), CURVES, strict=False):
             style = {**style, "linestyle": "none", "markersize": 6}
             top.plot(np.arange(len(matrix)) + shift, 100 * numbers[name], label=name.replace("f1", "F1"), **style)
-        top.set(title="Of each class", xlabel="class", ylabel="%")
-        top.legend(ncols=3, fontsize="small")
-        top.margins(y=0.3)
+        top.set(xlabel="class", ylabel="score (%)")
+        top.legend(ncols=3, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1))
         names = [f"{seen.classes[t]} read as {seen.classes[p]}" for t, p, _ in numbers["pairs"]]
         bars = bottom.barh(names, [count for *_, count in numbers["pairs"]], color=TEST_STYLE["color"])
         bottom.bar_label(bars, padding=3)
@@ -233,7 +232,8 @@ def embedding(seen, images=2000):
             if len(x):
                 edge = [withStroke(linewidth=4, foreground="white")]
                 at = {"ha": "center", "va": "center", "path_effects": edge}
-                ax.text(np.median(x), np.median(y), name, size="xx-large", weight="bold", **at)
+                size = "xx-large" if len(name) == 1 else "medium"
+                ax.text(np.median(x), np.median(y), name, size=size, weight="bold", **at)
         x, y = points[~part.right.numpy()].T
         label = f"the {len(x)} misread among them" if len(x) else "none is misread"
         ax.scatter(x, y, s=110, facecolors="none", edgecolors="black", label=label)

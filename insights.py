@@ -83,6 +83,12 @@ def _loader(data):
     return make_loader(data, {"batch_size": 500}) if isinstance(data, Dataset) else data
 
 
+def _ready(model):
+    """An evaluation copy in the memory format that `utils.test` uses."""
+    layout = torch.contiguous_format if device_of(model).type == "mps" else torch.channels_last
+    return evaluation_copy(model).to(memory_format=layout)
+
+
 def _forward(model, images, precision=None):
     device = device_of(model)
     precision = precision or get_precision(device)
@@ -97,7 +103,7 @@ def predictions(model, data, *, precision=None):
     Raises ValueError when the data holds no image.
     """
     loader = _loader(data)
-    model = evaluation_copy(model).to(memory_format=torch.channels_last)
+    model = _ready(model)
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
     features = []
     for module in last:
@@ -314,7 +320,7 @@ def robustness(models, data, images=1000, *, mean=MEAN, std=STD):
         data = predictions(next(iter(models.values())), data)
     _not_empty(data)
     pixels, labels = data.images[:images] * std + mean, data.labels[:images]
-    copies = {name: evaluation_copy(model).to(memory_format=torch.channels_last) for name, model in models.items()}
+    copies = {name: _ready(model) for name, model in models.items()}
     numbers = {}
     for name, (distort, _, levels) in DISTORTIONS.items():
         numbers[name] = {"levels": sorted(levels)} | {model: [] for model in copies}

@@ -83,6 +83,12 @@ def _loader(data):
     return make_loader(data, {"batch_size": 500}) if isinstance(data, Dataset) else data
 
 
+def _ready(model):
+    """An evaluation copy in the memory format that `utils.test` uses."""
+    layout = torch.contiguous_format if device_of(model).type == "mps" else torch.channels_last
+    return evaluation_copy(model).to(memory_format=layout)
+
+
 def _forward(model, images, precision=None):
     device = device_of(model)
     precision = precision or get_precision(device)
@@ -97,7 +103,7 @@ def predictions(model, data, *, precision=None):
     Raises ValueError when the data holds no image.
     """
     loader = _loader(data)
-    model = evaluation_copy(model).to(memory_format=torch.channels_last)
+    model = _ready(model)
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
     features = []
     for module in last:
@@ -155,9 +161,8 @@ def confusion(seen, pairs=8):
         for name, shift, style in zip(("precision", "recall", "f1"), (-0.2, 0, 0.2), CURVES, strict=False):
             style = {**style, "linestyle": "none", "markersize": 6}
             top.plot(np.arange(len(matrix)) + shift, 100 * numbers[name], label=name.replace("f1", "F1"), **style)
-        top.set(title="Of each class", xlabel="class", ylabel="%")
-        top.legend(ncols=3, fontsize="small")
-        top.margins(y=0.3)
+        top.set(xlabel="class", ylabel="score (%)")
+        top.legend(ncols=3, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1))
         names = [f"{seen.classes[t]} read as {seen.classes[p]}" for t, p, _ in numbers["pairs"]]
         bars = bottom.barh(names, [count for *_, count in numbers["pairs"]], color=TEST_STYLE["color"])
         bottom.bar_label(bars, padding=3)
@@ -233,7 +238,8 @@ def embedding(seen, images=2000):
             if len(x):
                 edge = [withStroke(linewidth=4, foreground="white")]
                 at = {"ha": "center", "va": "center", "path_effects": edge}
-                ax.text(np.median(x), np.median(y), name, size="xx-large", weight="bold", **at)
+                size = "xx-large" if len(name) == 1 else "medium"
+                ax.text(np.median(x), np.median(y), name, size=size, weight="bold", **at)
         x, y = points[~part.right.numpy()].T
         label = f"the {len(x)} misread among them" if len(x) else "none is misread"
         ax.scatter(x, y, s=110, facecolors="none", edgecolors="black", label=label)
@@ -314,7 +320,7 @@ def robustness(models, data, images=1000, *, mean=MEAN, std=STD):
         data = predictions(next(iter(models.values())), data)
     _not_empty(data)
     pixels, labels = data.images[:images] * std + mean, data.labels[:images]
-    copies = {name: evaluation_copy(model).to(memory_format=torch.channels_last) for name, model in models.items()}
+    copies = {name: _ready(model) for name, model in models.items()}
     numbers = {}
     for name, (distort, _, levels) in DISTORTIONS.items():
         numbers[name] = {"levels": sorted(levels)} | {model: [] for model in copies}

@@ -10,6 +10,7 @@ import copy
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -219,6 +220,12 @@ def _field_figure(rows, size):
     return figure
 
 
+def _strip(maps):
+    """Maps `(C, H, W)` in a row, a gap after each and below."""
+    apart = np.pad(maps, ((0, 0), (0, 1), (0, 1)), constant_values=np.nan)
+    return np.concatenate(list(apart), axis=1)
+
+
 def filters(model):
     """The kernels of the first convolution, as images on one common scale.
 
@@ -232,16 +239,14 @@ def filters(model):
     weights = first.weight.detach().float().cpu().numpy()[:, 0]
     columns, limit = 8, float(abs(weights).max())
     rows = -(-len(weights) // columns)
+    empty = np.full((rows * columns - len(weights), *weights.shape[1:]), np.nan, np.float32)
+    lines = np.concatenate([weights, empty]).reshape(rows, columns, *weights.shape[1:])
+    mosaic = np.concatenate([_strip(line) for line in lines])
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(
-            rows, columns, figsize=(7.2, 0.75 * rows + 0.9), squeeze=False, layout="constrained"
-        )
-        for ax in axes.flat:
-            ax.axis("off")
-        for ax, kernel in zip(axes.flat, weights, strict=False):
-            drawn = ax.imshow(kernel, cmap=VALUES, vmin=-limit, vmax=limit)
-        figure.colorbar(drawn, ax=axes, label="weight", shrink=0.8)
-        figure.suptitle(f"The {len(weights)} filters of {name}, {kernel.shape[0]}×{kernel.shape[1]} pixels each")
+        figure, ax = plt.subplots(figsize=(7.2, 0.75 * rows + 0.9), layout="constrained")
+        figure.colorbar(ax.imshow(mosaic, cmap=VALUES, vmin=-limit, vmax=limit), label="weight", shrink=0.8)
+        ax.set_title(f"The {len(weights)} filters of {name}, {weights.shape[1]}×{weights.shape[2]} pixels each")
+        ax.axis("off")
     return figure, {"layer": name, "weights": weights}
 
 
@@ -249,7 +254,7 @@ def feature_maps(model, image, channels=8):
     """What every layer makes of one digit: after its activation, the `channels` maps that vary most.
 
     `image`: `(1, 28, 28)`, normalised. Returns `(figure, {layer name: output})`, each output
-    `(C, H, W)`, or `(C,)` for a linear layer, which is drawn as one strip.
+    `(C, H, W)`, or `(C,)` for a linear layer, which is drawn as one strip. Each map has its own scale.
     """
     if image.shape[-3:] != (1, 28, 28) or image.numel() != 784:
         raise ValueError(f"feature_maps shows one image of shape (1, 28, 28), not {tuple(image.shape)}.")
@@ -257,29 +262,29 @@ def feature_maps(model, image, channels=8):
     outputs = {layer.name: layer.output.detach().float().cpu().numpy()[0] for layer in recorder.layers}
     heights = [1 if output.ndim == 3 else 0.3 for output in outputs.values()]
     with plt.rc_context(STYLE):
-        figure = plt.figure(
-            figsize=(1.0 * channels + 1.6, 1.02 * sum(heights) + 0.35 * len(heights)), layout="constrained"
+        figure, axes = plt.subplots(
+            *(len(outputs), 1),
+            figsize=(channels + 1.6, 1.02 * sum(heights) + 0.35 * len(heights)),
+            height_ratios=heights,
+            squeeze=False,
+            layout="constrained",
         )
-        grid = figure.add_gridspec(
-            len(outputs), channels + 1, height_ratios=heights, width_ratios=(1.6, *[1] * channels)
-        )
-        for row, (name, output) in enumerate(outputs.items()):
-            ax = figure.add_subplot(grid[row, 0])
-            ax.text(1, 0.5, f"{name}\n{'×'.join(map(str, output.shape))}", ha="right", va="center")
-            ax.axis("off")
+        for ax, (name, output) in zip(axes.flat, outputs.items(), strict=True):
             if output.ndim == 1:
-                ax = figure.add_subplot(grid[row, 1:])
-                ax.imshow(output[None], cmap=VALUES, aspect="auto", interpolation="nearest")
-                ax.axis("off")
-                for i in range(len(output) if len(output) <= 10 else 0):
-                    ax.annotate(f"{i}", (i, -0.5), (0, 1), textcoords="offset points", ha="center", fontsize="x-small")
-                continue
-            chosen = sorted(output.var(axis=(1, 2)).argsort()[::-1][:channels].tolist())
-            for column, channel in enumerate(chosen, start=1):
-                ax = figure.add_subplot(grid[row, column])
-                ax.imshow(output[channel], cmap=VALUES)
-                ax.set_title(f"{channel}", fontsize="x-small", pad=2)
-                ax.axis("off")
+                strip, numbers, width = output[None], range(len(output) if len(output) <= 10 else 0), 1
+            else:
+                numbers = sorted(output.var(axis=(1, 2)).argsort()[::-1][:channels].tolist())
+                chosen, width = output[numbers], output.shape[2] + 1
+                low, high = chosen.min((1, 2), keepdims=True), chosen.max((1, 2), keepdims=True)
+                strip = _strip((chosen - low) / np.maximum(high - low, 1e-12))
+            ax.imshow(strip, cmap=VALUES, aspect="auto" if output.ndim == 1 else "equal", interpolation="nearest")
+            for i, number in enumerate(numbers):
+                middle = i * width + (width - 1) / 2 - (output.ndim == 3) / 2
+                above = {"textcoords": "offset points", "ha": "center", "fontsize": "x-small"}
+                ax.annotate(f"{number}", (middle, -0.5), (0, 2), **above)
+            words = f"{name}\n{'×'.join(map(str, output.shape))}"
+            ax.text(-0.01, 0.5, words, transform=ax.transAxes, ha="right", va="center")
+            ax.axis("off")
         figure.suptitle(f"One digit, layer by layer: the {channels} maps that vary most, and their numbers")
     return figure, outputs
 

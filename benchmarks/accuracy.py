@@ -38,15 +38,6 @@ FAST = {
 PLAIN = {"batch_size": 64, "augmentation": None, "mean": 0.5, "std": 0.5, "scheduler": None}  # sessions 1 and 2
 ADAM = {"epochs": 10, "loss": "cross_entropy", "optimizer": {"optname": "Adam", "learningrate": 0.001}}
 RECIPES = {  # "arguments" of the architecture, "mean" and "std" of the transforms may be left out
-    "s5": {
-        "arch": "Net",
-        "epochs": 20,
-        "batch_size": 512,
-        "augmentation": (),
-        "optimizer": {"optname": "SGD", "learningrate": 0.01, "momentumval": 0.9},
-        "scheduler": {"name": "StepLR", "stepsize": 15, "gamma_val": 0.1},
-        "loss": "nll_loss",
-    },
     "mlp": {
         **PLAIN,
         "arch": "MLP",
@@ -72,6 +63,15 @@ RECIPES = {  # "arguments" of the architecture, "mean" and "std" of the transfor
         "batch_size": 128,
         "augmentation": (utils.RandomAffineEach(degrees=10, mode="bicubic"),),
         "optimizer": {"optname": "AdamW", "learningrate": 0.01, "weight_decay": 0.01},
+    },
+    "s5": {
+        "arch": "Net",
+        "epochs": 20,
+        "batch_size": 512,
+        "augmentation": (),
+        "optimizer": {"optname": "SGD", "learningrate": 0.01, "momentumval": 0.9},
+        "scheduler": {"name": "StepLR", "stepsize": 15, "gamma_val": 0.1},
+        "loss": "nll_loss",
     },
     "fast1": {**FAST, "epochs": 1, "batch_size": 64},
     "fast2": {**FAST, "epochs": 2, "batch_size": 128, "optimizer": {**FAST["optimizer"], "betas": (0.9, 0.98)}},

@@ -6,7 +6,9 @@ it that then takes its place: killed at any moment, the earlier file is still wh
 """
 
 import contextlib
+import copy
 import csv
+import errno
 import io
 import math
 import os
@@ -54,29 +56,36 @@ def write_atomically(path, content):
     """Write bytes so that at any moment `path` holds all of the old content or all of the new.
 
     A temporary file in the same folder, flushed to the disk, takes its place. Raises OSError,
-    which names the file, when that fails (a full disk, say); the old content is whole then.
+    which names the file, when that fails (a full disk, say) or something is there that is no
+    file or is read-only; what was there is whole then.
     """
     path = Path(os.path.realpath(path))  # a link stays a link
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "there is something that is no file")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, "the file there is read-only")
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        if os.name == "posix":  # the folder's entry too; Windows can't open a folder
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
     except OSError as problem:
         why = problem.strerror or str(problem)
-        raise type(problem)(problem.errno, f"Could not write {path}: {why}. What was there before is whole.") from None
+        sentence = type(problem)(f"Could not write {path}: {why}. What was there before is whole.")
+        sentence.errno = problem.errno
+        raise sentence from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+    with contextlib.suppress(OSError):  # the folder's entry too, where folders can be opened
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def save_checkpoint(
@@ -175,7 +184,7 @@ def load_checkpoint(path):
     except CheckpointError:
         raise
     except OSError as problem:
-        raise type(problem)(problem.errno, f"{path} can't be read: {problem.strerror or problem}.") from None
+        raise type(problem)(f"{path} can't be read: {problem.strerror or problem}.") from None
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path} was refused: it holds more than plain types and tensors, and opening it could run code."
@@ -251,8 +260,8 @@ def _check_weights(path, model, weights):
         raise CheckpointError(f"{path} does not fit {name}: {', '.join(odd[:3])} is in only one of the two.")
     for key, tensor in expected.items():
         found = weights[key]
-        if not isinstance(found, torch.Tensor) or (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
-            what = f"{tuple(found.shape)} {found.dtype}" if isinstance(found, torch.Tensor) else type(found).__name__
+        if not _is_stored(found) or (found.shape, found.dtype) != (tensor.shape, tensor.dtype):
+            what = f"{tuple(found.shape)} {found.dtype}" if _is_stored(found) else "no plain tensor"
             raise CheckpointError(
                 f"{path} does not fit {name}: {key} is {what}, expected {tuple(tensor.shape)} {tensor.dtype}."
             )
@@ -275,9 +284,13 @@ def restore(path, model, *, optimizer=None, scheduler=None):
             raise CheckpointError(f"{path} was trained with the {key} {has}, not {wants}: give the same to go on.")
     try:
         if optimizer is not None:
-            _check_optimizer(content["optimizer"]["state"], optimizer)
-            optimizer.load_state_dict(content["optimizer"]["state"])
+            state = content["optimizer"]["state"]
+            _check_alike(state["param_groups"], optimizer.state_dict()["param_groups"])
+            if content["epoch"] > 0:
+                _check_alike(state["state"], _state_after_a_step(optimizer))
+            optimizer.load_state_dict(state)
         if scheduler is not None:
+            _check_alike(content["scheduler"]["state"], scheduler.state_dict())
             scheduler.load_state_dict(content["scheduler"]["state"])
         _restore_random_states(content["random"])
     except Exception:  # the states come from the file: whatever is wrong with them, it is the file
@@ -286,13 +299,43 @@ def restore(path, model, *, optimizer=None, scheduler=None):
     return content
 
 
-def _check_optimizer(state, optimizer):
-    """load_state_dict takes tensors of any shape; each must be a number or have its parameter's shape."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, values in state["state"].items():
-        for value in values.values():
-            if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameters[index].shape:
-                raise ValueError("An optimizer state has another shape than its parameter.")
+def _is_stored(value):
+    """A tensor whose every number is in the file: a view may claim any size of memory."""
+    return (
+        isinstance(value, torch.Tensor)
+        and (value.layout, value.device.type) == (torch.strided, "cpu")
+        and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+    )
+
+
+def _state_after_a_step(optimizer):
+    """What the optimizer keeps for each parameter once it has stepped, by a step of a copy."""
+    trial = copy.deepcopy(optimizer)
+    for group in trial.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    trial.step()
+    return trial.state_dict()["state"]
+
+
+def _check_alike(found, own):
+    """Raise ValueError unless both have the same keys, lengths, shapes and kinds of values."""
+    if isinstance(own, dict):
+        alike = isinstance(found, dict) and found.keys() == own.keys()
+        parts = [(found[key], own[key]) for key in own] if alike else []
+    elif isinstance(own, list | tuple):
+        alike = isinstance(found, list | tuple) and len(found) == len(own)
+        parts = list(zip(found, own, strict=True)) if alike else []
+    elif isinstance(own, torch.Tensor):
+        alike, parts = _is_stored(found) and found.shape == own.shape, []
+    elif isinstance(own, int | float) and not isinstance(own, bool):
+        alike, parts = isinstance(found, int | float) and not isinstance(found, bool), []
+    else:
+        alike, parts = type(found) is type(own), []
+    if not alike:
+        raise ValueError("A state has another form than its owner's.")
+    for pair in parts:
+        _check_alike(*pair)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -340,9 +383,16 @@ def fit(
     folder = Path(folder)
     history, done, best_loss = {name: [] for name in COLUMNS}, 0, math.inf
     per_batch = isinstance(scheduler, lr_scheduler.OneCycleLR | lr_scheduler.CyclicLR)
-    if resume and (folder / LAST).exists():
+    resume = resume and (folder / LAST).exists()
+    if resume:
         content = restore(folder / LAST, model, optimizer=optimizer, scheduler=scheduler)
         history, done, best_loss = _history(folder / LAST, content), content["epoch"], content["best_loss"]
+        steps = done * (len(train_loader) if per_batch else 1)
+        if scheduler is not None and scheduler.last_epoch != steps:
+            raise CheckpointError(
+                f"{folder / LAST} can't be resumed from: its scheduler made {scheduler.last_epoch} steps, and {done}"
+                f" epochs are {steps} of them here: give a loader with the same batches."
+            )
     total = getattr(scheduler, "total_steps", None)
     if per_batch and total is not None and total < epochs * len(train_loader):
         raise ValueError(
@@ -364,6 +414,7 @@ def fit(
 
     if not resume:
         _set_aside(folder)
+    _sweep(folder)
     if done == 0:
         save(LAST, 0)  # so that a run can be resumed from its first moment; a full disk shows now, too
     for epoch in range(done + 1, epochs + 1):
@@ -432,3 +483,11 @@ def _set_aside(folder):
         (folder / f"earlier-{number}").mkdir()
         for file in found:
             os.replace(file, folder / f"earlier-{number}" / file.name)
+
+
+def _sweep(folder):
+    """Remove what kills in the middle of a write have left; an hour old, so that no other run's is taken."""
+    for file in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - file.stat().st_mtime > 3600:
+                file.unlink()

@@ -42,15 +42,16 @@ class ImageError(ValueError):
 def read_image(image):
     """A path, PIL image, array or tensor → grey values `(H, W)` float32 in [0, 1], 0 is black.
 
-    Arrays: `(H, W)`, `(1, H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`; bool, integers (up to 255 or,
-    for 16 bits and more, 65535) or floats in [0, 1]. EXIF orientation is applied, transparency laid onto white. Longer
-    sides than 400 pixels are scaled down to 400. Raises FileNotFoundError, IsADirectoryError or another OSError for a
-    path that can't be opened, ImageError for what is no image, empty, or larger than 64 megapixels.
+    Arrays: `(H, W)`, `(1, H, W)`, `(H, W, 1)`, `(H, W, 3)` or `(H, W, 4)`; bool, floats in [0, 1], or
+    integers up to 255 or, for more than 8 bits, 1023, 4095, 16383 or 65535. EXIF orientation is
+    applied, transparency laid onto white. Sides longer than 400 pixels are scaled down to 400.
+    Raises FileNotFoundError, IsADirectoryError or another OSError for a path that can't be opened,
+    ImageError for what is no image, empty, or larger than 64 megapixels.
     """
-    if isinstance(image, Image.Image):
-        return _grey(image, "The image")
     if isinstance(image, str | Path):
         return _from_file(Path(image))
+    if isinstance(image, Image.Image):
+        return _decoded(image, "The image")
     return _shrink(_from_array(image))
 
 
@@ -66,20 +67,32 @@ def _from_file(path):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL's own limit warns first; ours is below
-            with Image.open(path, formats=FORMATS) as image:
-                return _grey(image, str(path))
-    except ImageError:
-        raise
+            image = Image.open(path, formats=FORMATS)
     except UnidentifiedImageError:
         raise ImageError(f"{path} is not an image that can be read: use PNG, JPEG, BMP, GIF or WebP.") from None
     except Image.DecompressionBombError:
         raise ImageError(_too_large(path)) from None
     except PermissionError:
         raise PermissionError(f"{path} can't be opened: permission denied.") from None
-    except MemoryError:
+    except Exception:
+        raise ImageError(_damaged(path)) from None
+    with image:
+        if image.format in ("JPEG", "MPO") and image.width * image.height <= MAX_PIXELS:
+            image.draft(None, (WORKING_SIZE, WORKING_SIZE))  # decode large photographs at a fraction
+        return _decoded(image, str(path))
+
+
+def _decoded(image, name):
+    try:
+        return _grey(image, name)
+    except (ImageError, MemoryError):
         raise
     except Exception:  # PIL's decoders fail with nearly any exception on a damaged file
-        raise ImageError(f"{path} is damaged, and can't be read: use another copy of it.") from None
+        raise ImageError(_damaged(name)) from None
+
+
+def _damaged(name):
+    return f"{name} is damaged, and can't be read: use another copy of it."
 
 
 def _too_large(name):
@@ -93,8 +106,6 @@ def _grey(image, name):
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(_too_large(name))
     orientation = _orientation(image)
-    if image.format in ("JPEG", "MPO"):
-        image.draft(None, (WORKING_SIZE, WORKING_SIZE))  # decode large photographs at a fraction
     if image.mode.startswith(("I", "F")):  # 16 and 32 bits; convert would cut them at 255
         grey = _shrink(_scaled(np.asarray(image), name))
     else:
@@ -142,9 +153,14 @@ def _shrink(grey):
 
 
 def _from_array(array):
+    kind = type(array).__name__
     if isinstance(array, torch.Tensor):
-        array = array.detach().cpu().numpy()
-    kind, array = type(array).__name__, np.asarray(array)
+        array = array.detach().cpu()
+        array = (array.float() if array.is_floating_point() else array).numpy()  # NumPy has no bfloat16
+    try:
+        array = np.asarray(array)
+    except ValueError:
+        raise ImageError("The image's rows differ in length: give (H, W) numbers.") from None
     if array.dtype.kind not in "buif":
         raise ImageError(f"An image is a path, a PIL image, or an array of numbers, not {kind}.")
     if array.ndim == 3 and array.shape[0] == 1:
@@ -173,10 +189,8 @@ def _scaled(array, name):
     low, high = array.min(), array.max()
     if array.dtype.kind == "f":
         full = 1 if high <= 1 else 255
-    else:
-        full = 255 if array.dtype.itemsize == 1 else 65535
-        if array.dtype.itemsize > 2 and high <= 255:
-            full = 255  # plain Python numbers, or a PIL image of mode "I" with 8 bits' values
+    else:  # cameras and scanners give 10, 12 and 14 bits in 16
+        full = next((full for full in (255, 1023, 4095, 16383) if high <= full), 65535)
     if low < 0 or high > full:
         raise ImageError(f"{name} holds values from {low} to {high}: give 0 to 255, or floats in [0, 1].")
     return array.astype(np.float32) / full
@@ -194,15 +208,19 @@ def prepare(image):
     raises what it raises, and ImageError for a blank page.
     """
     grey = read_image(image)
+    name = str(image) if isinstance(image, str | Path) else "The image"
     if min(grey.shape) < 4 or max(grey.shape) < 8:
-        raise ImageError(f"The image is too small for a digit: {grey.shape[1]}×{grey.shape[0]} pixels.")
+        raise ImageError(f"{name} is too small for a digit: {grey.shape[1]}×{grey.shape[0]} pixels.")
     ink = _ink(grey)
     mask = _digit(ink)
+    if mask is None:
+        raise ImageError(f"{name} is blank: no digit stands out from it. (What is transparent counts as white.)")
     ink = np.where(ndimage.binary_dilation(mask), ink, 0)  # the soft edge of the strokes too
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     ink, mask = ink[box], mask[box]
-    full = np.percentile(ink[mask], 75)  # the middle of a stroke is white in MNIST, whatever the pen
+    # The middle of a stroke is white in MNIST, whatever the pen; a hair line has hardly a middle.
+    full = max(np.percentile(ink[mask], 75), ink[mask].max() / 2)
     small = _fit_in_square(np.clip(ink / full, 0, 1), mask)
     return torch.from_numpy(_centred(small))
 
@@ -236,12 +254,12 @@ def _ink(grey):
 
 
 def _digit(ink):
-    """Where the digit is: a mask `(H, W)`, without specks and without what lies at the rim."""
-    smooth = ndimage.gaussian_filter(ink, max(ink.shape) / 250)
+    """Where the digit is: a mask `(H, W)` without specks and what lies at the rim, or None on a blank page."""
+    smooth = ndimage.gaussian_filter(ink, max(ink.shape) / 400)
     noise = 1.4826 * np.median(abs(ink - smooth))
-    high = np.percentile(smooth, 99.9) if smooth.size > 4000 else smooth.max()
+    high = np.percentile(smooth, 99.95) if smooth.size > 4000 else smooth.max()
     if high < max(MIN_CONTRAST, 4 * noise):
-        raise ImageError("The page is blank: no digit stands out from it.")
+        return None
     mask = smooth > max(_otsu(np.clip(smooth, 0, high)), MIN_CONTRAST / 2)
     labels, count = ndimage.label(mask, np.ones((3, 3)))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
@@ -302,8 +320,9 @@ def _centred(small):
 def predict(model, image, *, mean=MEAN, std=STD):
     """Ten probabilities `(10,)`, and the image `(28, 28)` in [0, 1] that the network saw.
 
-    `model`: one of model.py, evaluated as in `model.eval()` whatever its mode; `image`: what `prepare` takes. `mean`
-    and `std`: the normalisation that the model was trained with. Raises what `prepare` raises.
+    `model`: one of model.py, evaluated as in `model.eval()` whatever its mode; `image`: what `prepare`
+    takes. `mean` and `std`: the normalisation that the model was trained with. Raises what `prepare`
+    raises, and ValueError when the answer is not finite.
     """
     seen = prepare(image)
     where = next(model.parameters()).device
@@ -313,4 +332,7 @@ def predict(model, image, *, mean=MEAN, std=STD):
         outputs = model(((seen - mean) / std).view(1, 1, FRAME, FRAME).to(where))
     finally:
         model.train(mode)
-    return outputs[0].float().exp().cpu(), seen
+    probabilities = outputs[0].float().exp().cpu()
+    if not probabilities.isfinite().all():
+        raise ValueError("The model's answer is not a number: its weights are damaged.")
+    return probabilities, seen

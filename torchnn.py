@@ -19,17 +19,24 @@ import sys
 import warnings
 from pathlib import Path
 
-import torch
+try:
+    import torch
 
-from checkpoint import BEST, LAST, fit, load_checkpoint, load_model, write_atomically
-from model import ARCHITECTURES
-from predict import FRAME, MEAN, STD, predict, read_image
+    from checkpoint import BEST, LAST, CheckpointError, fit, load_checkpoint, load_model, write_atomically
+    from model import ARCHITECTURES
+    from predict import FRAME, MEAN, STD, ImageError, predict, read_image
+except KeyboardInterrupt:  # these imports take a second or two
+    sys.exit(130)
 
 FOLDER = Path(__file__).parent / "checkpoints"
 HOLDOUT = 5_000  # training images to choose the best model by
 RATES = {"SGD": 0.01, "Adam": 0.001, "AdamW": 0.003, "RMSprop": 0.001}
+SCHEDULERS = ("OneCycleLR", "StepLR", "CosineAnnealingLR", "ReduceLROnPlateau", "none")
+PLANNED = ("OneCycleLR", "CosineAnnealingLR")  # laid out for a number of epochs
 SETTINGS = {  # of a run, with their defaults; kept in its checkpoints
     "arch": "Net",
+    "epochs": 10,
+    "patience": None,
     "batch_size": 128,
     "lr": None,  # by the optimizer
     "optimizer": "AdamW",
@@ -59,7 +66,6 @@ def train_command(options):
     print(f"{train_loader.dataset}; {len(validation_loader.dataset):,} to choose by")
     model = ARCHITECTURES[settings["arch"]]().to(device)
     optimizer = utils.get_optimizer(model, settings["optimizer"], settings["lr"])
-    scheduler = _scheduler(optimizer, settings["scheduler"], options.epochs, len(train_loader))
     history = fit(
         model,
         device,
@@ -67,10 +73,10 @@ def train_command(options):
         validation_loader,
         optimizer,
         utils.get_loss(),
-        epochs=options.epochs,
-        scheduler=scheduler,
+        epochs=settings["epochs"],
+        scheduler=_scheduler(optimizer, settings["scheduler"], settings["epochs"], len(train_loader)),
         folder=folder,
-        patience=options.patience,
+        patience=settings["patience"],
         resume=options.resume,
         settings=settings,
     )
@@ -82,26 +88,40 @@ def train_command(options):
 def _settings(options, last):
     """The run's settings: as given, else as in the checkpoint to resume, else the defaults."""
     given = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
-    if not options.resume:
-        settings = {**SETTINGS, **given}
-    elif not last.exists():
-        print(f"There is no {last} to resume from: starting with the first epoch.")
-        settings = {**SETTINGS, **given}
-    else:
-        settings = dict(load_checkpoint(last)["settings"])
-        if missing := SETTINGS.keys() - settings.keys():
-            raise ValueError(
-                f"{last} was not written by torchnn.py: it lacks the settings {', '.join(sorted(missing))}."
-            )
+    if options.resume and last.exists():
+        settings = _kept_settings(last)
         for name, value in given.items():
-            if settings[name] != value:
+            planned = name == "epochs" and settings["scheduler"] in PLANNED
+            if settings[name] != value and (planned or name not in ("epochs", "patience")):
                 flag = "--" + name.replace("_", "-")
                 raise ValueError(
                     f"The run in {last.parent} has {flag} {settings[name]}, not {value}: leave {flag} out to go on,"
                     " or leave out --resume to start anew."
                 )
+        settings |= given
+    else:
+        if options.resume:
+            print(f"There is no {last} to resume from: starting with the first epoch.")
+        settings = {**SETTINGS, **given}
     if settings["lr"] is None:
-        settings["lr"] = RATES.get(settings["optimizer"], 0.001)
+        settings["lr"] = RATES[settings["optimizer"]]
+    return settings
+
+
+def _kept_settings(last):
+    """The settings in a checkpoint, each of the kind that the options allow."""
+    settings = dict(load_checkpoint(last)["settings"])
+    choices = {"arch": ARCHITECTURES, "optimizer": RATES, "scheduler": SCHEDULERS}
+    wholes = {"epochs": 1, "batch_size": 1, "seed": 0}
+    try:
+        fine = all(settings[name] in allowed for name, allowed in choices.items())
+        fine &= all(type(settings[name]) is int and low <= settings[name] < 2**32 for name, low in wholes.items())
+        fine &= type(settings["lr"]) is float and 0 < settings["lr"] < math.inf and type(settings["data"]) is str
+        fine &= settings["patience"] is None or (type(settings["patience"]) is int and settings["patience"] >= 1)
+    except (KeyError, TypeError):
+        fine = False
+    if not fine:
+        raise CheckpointError(f"{last} can't be resumed from: it lacks the settings that torchnn.py keeps.")
     return settings
 
 
@@ -162,7 +182,7 @@ def evaluate_command(options):
     import utils
 
     device = torch.device(options.device or utils.get_device())
-    model = load_model(options.checkpoint, device)
+    model = _load(options, device)
     loader = _loader(options, device, "test")
     if options.report is None:
         _print_report(model, device, loader, options.json)
@@ -179,6 +199,20 @@ def evaluate_command(options):
         name=model.architecture,
     )
     print(f"Report: {page}")
+
+
+def _load(options, device="cpu"):
+    """The checkpoint's model, which must read 28×28 images into ten digits."""
+    path = options.checkpoint or Path(options.folder) / BEST
+    model = load_model(path, device)
+    try:
+        with torch.inference_mode():
+            fits = model(torch.zeros(2, 1, FRAME, FRAME, device=device)).shape == (2, 10)
+    except (ValueError, RuntimeError):
+        fits = False
+    if not fits:
+        raise CheckpointError(f"{path} holds a network that does not read images of 28×28 into ten digits.")
+    return model
 
 
 def _print_report(model, device, loader, as_json=False):
@@ -214,12 +248,13 @@ def evaluate(model, device, loader):
 
 def infer_command(options):
     """Print the digit, its probability and the runners-up of each image; 2 if any can't be used."""
-    model = load_model(options.checkpoint, options.device or "cpu")
+    _keep_inputs(options.save_figure, *options.infer)
+    model = _load(options, options.device or "cpu")
     answers, code = [], 0
     for name in options.infer:
         try:
             probabilities, seen = predict(model, name)
-        except (OSError, ValueError) as problem:
+        except (OSError, ImageError) as problem:
             _complain(problem)
             code = 2
             continue
@@ -234,6 +269,12 @@ def infer_command(options):
     if options.save_figure and answers:
         _save_figure(Path(options.save_figure), answers)
     return code
+
+
+def _keep_inputs(output, *inputs):
+    """Refuse an output that would take the place of an input."""
+    if output is not None and Path(output).resolve() in {Path(name).resolve() for name in inputs}:
+        raise ValueError(f"{output} is an input, and would be lost: write to another file.")
 
 
 def _save_figure(path, answers):
@@ -259,7 +300,8 @@ def _save_figure(path, answers):
             right.bar_label(bars, [f"{100 * p:.0f}" if p >= 0.005 else "" for p in probabilities])
             right.set(xlabel="digit", ylabel="probability (%)", xticks=range(10), ylim=(0, 112))
             right.set_title(f"read as {int(probabilities.argmax())}")
-            left.set_title(Path(name).name if len(Path(name).name) <= 32 else "…" + Path(name).name[-31:])
+            title = Path(name).name
+            left.set_title(title if len(title) <= 32 else "…" + title[-31:], parse_math=False)
             middle.set_title("what the network saw")
             for ax in (left, middle):
                 ax.axis("off")
@@ -282,8 +324,8 @@ def export_command(options):
 
     import onnxruntime
 
-    model = load_model(options.checkpoint)
-    model.to(memory_format=torch.contiguous_format)
+    _keep_inputs(options.export, options.checkpoint or Path(options.folder) / BEST)
+    model = _load(options)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     example, content = torch.randn(2, 1, FRAME, FRAME), io.BytesIO()
     program = torch.onnx.export(
@@ -295,6 +337,8 @@ def export_command(options):
         output_names=["log_probabilities"],
         dynamic_shapes=({0: torch.export.Dim("N")},),
     )
+    for node in program.model.graph:
+        node.metadata_props.clear()  # where in which file each step was written
     program.save(content)
     session = onnxruntime.InferenceSession(content.getvalue(), providers=["CPUExecutionProvider"])
     images = torch.randn(7, 1, FRAME, FRAME)
@@ -307,7 +351,7 @@ def export_command(options):
     write_atomically(options.export, content.getvalue())
     print(
         f"{options.export}: {model.architecture}; images (N, 1, 28, 28), normalised as (x - {MEAN}) / {STD} for x in"
-        f" [0, 1] → log_probabilities (N, 10). ONNX Runtime gives the same answers within {difference:.0e}."
+        f" [0, 1] to log_probabilities (N, 10). ONNX Runtime gives the same answers within {difference:.0e}."
     )
 
 
@@ -356,13 +400,12 @@ def parser():
 
     run = result.add_argument_group("training")
     run.add_argument("--arch", choices=ARCHITECTURES, help="default Net")
-    run.add_argument("--epochs", type=_whole(1), default=10, metavar="N", help="in all, default 10")
+    run.add_argument("--epochs", type=_whole(1), metavar="N", help="in all, default 10")
     run.add_argument("--batch-size", type=_whole(1), metavar="N", help="default 128")
     run.add_argument("--optimizer", choices=RATES, help="default AdamW")
     rates = ", ".join(f"{rate:g} for {name}" for name, rate in RATES.items())
     run.add_argument("--lr", type=_rate, metavar="RATE", help=f"learning rate; default {rates}")
-    schedulers = ("OneCycleLR", "StepLR", "CosineAnnealingLR", "ReduceLROnPlateau", "none")
-    run.add_argument("--scheduler", choices=schedulers, help="default OneCycleLR")
+    run.add_argument("--scheduler", choices=SCHEDULERS, help="default OneCycleLR")
     run.add_argument("--patience", type=_whole(1), metavar="N", help="stop after N epochs without a lower loss")
     run.add_argument("--seed", type=_whole(0), metavar="N", help="default 1")
     run.add_argument("--resume", action="store_true", help=f"go on from {LAST} in the folder, exactly")
@@ -371,9 +414,7 @@ def parser():
     )
 
     use = result.add_argument_group("using a checkpoint")
-    use.add_argument(
-        "--checkpoint", default=FOLDER / BEST, metavar="FILE", help=f"default {FOLDER.name}/{BEST} beside torchnn.py"
-    )
+    use.add_argument("--checkpoint", metavar="FILE", help=f"default: {BEST} in the --folder")
     use.add_argument(
         "--report", metavar="FOLDER", help="with --evaluate: a page of figures, what it learned and where it errs"
     )
@@ -414,8 +455,9 @@ def main(arguments=None):
         _complain("The GPU's memory is too small for this: use a smaller --batch-size, or --device cpu.")
         return 2
     except KeyboardInterrupt:
-        if options.train:
-            _complain(f"Stopped. {Path(options.folder) / LAST} holds the last complete epoch: go on with --resume.")
+        last = Path(options.folder) / LAST
+        if options.train and last.exists():
+            _complain(f"Stopped. {last} holds the last complete epoch: go on with --resume.")
         return 130
 
 

@@ -4,7 +4,8 @@
 
 Each time a new process trains with `fit`, which saves after every (short) epoch, and is killed with
 SIGKILL at a random moment. Then `last.pt` and `best_model.pt` must load, wherever they exist, and a
-process that resumes must end with bit for bit the weights of a run that was never killed. Kept in
+process that resumes, seeded otherwise, must end with bit for bit the weights, the best model and the
+history of a run that was never killed. Kept in
 benchmarks/results/kill.json. Needs a system with fork (not Windows).
 """
 
@@ -31,9 +32,9 @@ import utils  # noqa: E402
 EPOCHS, SEED = 40, 0
 
 
-def training(folder, loaders):
+def training(folder, loaders, seed):
     """The run: a small network with dropout, a rate that changes every batch, a checkpoint an epoch."""
-    utils.set_seed(SEED)
+    utils.set_seed(seed)
     model = models.create_model(dropout=0.2)
     optimizer = utils.get_optimizer(model, "AdamW", 0.003)
     scheduler = utils.get_scheduler(optimizer, name="OneCycleLR", total_steps=EPOCHS * len(loaders[0]))
@@ -41,13 +42,13 @@ def training(folder, loaders):
     checkpoint.fit(model, "cpu", *loaders, optimizer, utils.get_loss(), **options)
 
 
-def in_child(folder, loaders, kill_after=None):
+def in_child(folder, loaders, seed=SEED, kill_after=None):
     """Train in a process of its own; kill it after so many seconds, or wait for its end. True if it was killed."""
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            training(folder, loaders)
+            training(folder, loaders, seed)
             code = 0
         finally:
             os._exit(code)
@@ -60,8 +61,15 @@ def in_child(folder, loaders, kill_after=None):
     return os.WIFSIGNALED(status)
 
 
-def weights(path):
-    return checkpoint.load_model(path).state_dict()
+def outcome(folder):
+    """What a run ends with: the weights of its last and its best model, and its history without the times."""
+    last, best = (checkpoint.load_checkpoint(folder / name) for name in (checkpoint.LAST, checkpoint.BEST))
+    history = {name: values for name, values in last["history"].items() if name != "seconds"}
+    return [*last["weights"].values(), *best["weights"].values()], history
+
+
+def same(one, other):
+    return one[1] == other[1] and all(map(torch.equal, one[0], other[0]))
 
 
 def measure(kills):
@@ -77,7 +85,7 @@ def measure(kills):
         start = time.perf_counter()
         in_child(whole, loaders)
         seconds = time.perf_counter() - start
-        expected = weights(whole / checkpoint.LAST)
+        expected = outcome(whole)
         for number in range(1, kills + 1):
             run = Path(folder) / str(number)
             counts["after_the_end"] += not in_child(run, loaders, kill_after=dice.uniform(0, seconds))
@@ -87,9 +95,9 @@ def measure(kills):
             for path in kept:
                 checkpoint.load_model(path)  # raises where it is not whole
             counts["loaded"] += len(kept)
-            in_child(run, loaders)
-            found = weights(run / checkpoint.LAST)
-            counts["same_weights"] += all(torch.equal(found[key], expected[key]) for key in expected)
+            # Where there is a checkpoint, the seed must come from it.
+            in_child(run, loaders, seed=SEED + number if kept else SEED)
+            counts["same_weights"] += same(outcome(run), expected)
     return {**counts, "epochs": EPOCHS, "seconds": seconds}
 
 

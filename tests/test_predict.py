@@ -114,6 +114,18 @@ def test_a_thin_pen_is_as_bright_as_a_thick_one():
     assert (thin > 0.8).sum() >= 20
 
 
+@pytest.mark.parametrize("size", [(640, 480), (1152, 648)])
+def test_a_hair_line_is_found(size):
+    seen = predict.prepare(seven(size, pen=1, ink=0, paper=255))
+    assert close(seen, predict.prepare(seven(size, pen=12)), 0.06)
+
+
+def test_a_digit_at_the_rim_is_used_where_there_is_no_other():
+    page = Image.new("L", (200, 200), 255)
+    ImageDraw.Draw(page).line([(60, 0), (60, 150)], fill=0, width=16)
+    assert extent(predict.prepare(page))[0] == 20
+
+
 def test_specks_and_lines_at_the_rim_are_left_out():
     page = seven()
     expected = predict.prepare(page)
@@ -188,6 +200,12 @@ def test_16_bits():
         assert close(predict.prepare(image), predict.prepare(seven()), 1e-3)
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+def test_fewer_bits_in_16(bits):
+    page = (np.asarray(seven()) / 255 * (2**bits - 1)).astype(np.uint16)
+    assert close(predict.prepare(page), predict.prepare(seven()), 0.01)
+
+
 def test_transparency_is_laid_onto_white(tmp_path):
     """Black ink on nothing: what is under the transparent pixels must not show."""
     ink = 255 - np.asarray(seven(paper=255, ink=0))
@@ -206,6 +224,7 @@ def test_arrays_and_tensors():
     grey = np.asarray(seven())
     expected = predict.prepare(seven())
     for array in (
+        torch.from_numpy(grey / 255).bfloat16(),
         grey,
         grey / 255,
         (grey / 255).astype(np.float32),
@@ -284,6 +303,30 @@ def test_a_large_photograph_is_used(tmp_path):
     assert close(predict.prepare(path), predict.prepare(seven()))
 
 
+def test_a_callers_image_stays_as_it_is(tmp_path):
+    seven((1600, 1200), pen=80).save(tmp_path / "a.jpg")
+    with Image.open(tmp_path / "a.jpg") as image:
+        expected = predict.prepare(tmp_path / "a.jpg")
+        assert close(predict.prepare(image), expected)
+        assert image.size == (1600, 1200)
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
+    with Image.open(tmp_path / "a.jpg") as image:
+        assert "The image is damaged" in refused(image)
+
+
+def test_messages_name_the_image(tmp_path):
+    Image.new("L", (90, 90), 255).save(tmp_path / "white page.png")
+    assert refused(tmp_path / "white page.png").startswith(f"{tmp_path / 'white page.png'} is blank: no digit")
+
+
+def test_an_answer_that_is_no_number():
+    model = models.create_model()
+    model.layers[0].bias.data[:] = torch.nan
+    with pytest.raises(ValueError, match="not a number: its weights are damaged"):
+        predict.predict(model, seven())
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
@@ -295,6 +338,7 @@ def test_a_large_photograph_is_used(tmp_path):
         (np.full((28, 28), 300.0), "values from 300.0 to 300.0"),
         (np.zeros((2, 2)), "too small"),
         ({"a": 1}, "not dict"),
+        ([[1, 2], [3]], "rows differ in length"),
         (Image.new("L", (0, 5)), "empty"),
     ],
 )

@@ -88,7 +88,7 @@ def test_resume_gives_the_weights_of_one_go(scheduler, tmp_path, capsys, monkeyp
     assert "go on with --resume" in err
     monkeypatch.undo()
     # the settings of the run are in its checkpoint
-    resume = ("--train", "--dataset", "digits", "--resume", "--epochs", 3, "--folder", tmp_path / "parts")
+    resume = ("--train", "--dataset", "digits", "--resume", "--folder", tmp_path / "parts")
     code, out, err = run(*resume, capsys=capsys)
     assert (code, err) == (0, "")
     assert "Epoch  1" not in out
@@ -98,6 +98,30 @@ def test_resume_gives_the_weights_of_one_go(scheduler, tmp_path, capsys, monkeyp
     assert one["scheduler"] == two["scheduler"]
 
 
+def test_options_reach_the_run(tmp_path, capsys):
+    options = ("--train", *TINY, "--arch", "MLP", "--epochs", 3)
+    flags = ("--optimizer", "SGD", "--lr", 0.125, "--scheduler", "none", "--seed", 5)
+    runs = {"plain": (), "again": (), "seed": ("--seed", 2), "flags": flags}
+    for name, more in runs.items():
+        assert run(*options, *more, "--folder", tmp_path / name, capsys=capsys)[0] == 0
+    plain, again, seed, flags = (checkpoint.load_checkpoint(tmp_path / name / "last.pt") for name in runs)
+    assert plain["history"]["train_loss"] == again["history"]["train_loss"] != seed["history"]["train_loss"]
+    assert (plain["optimizer"]["name"], plain["scheduler"]["name"]) == ("AdamW", "OneCycleLR")
+    assert (flags["optimizer"]["name"], flags["scheduler"]) == ("SGD", None)
+    assert flags["history"]["rate"] == [0.125] * 3
+
+
+def test_patience_stops_early_and_is_kept(tmp_path, capsys, monkeypatch):
+    test, losses = utils.test, iter([0.5, 0.6, 0.7])
+    monkeypatch.setattr(utils, "test", lambda *a, **k: (next(losses), 90.0) if len(a) == 4 and k else test(*a, **k))
+    options = ("--train", *TINY, "--arch", "MLP", "--epochs", 9, "--patience", 2, "--folder", tmp_path)
+    code, out, _ = run(*options, capsys=capsys)
+    assert code == 0
+    assert "Stopped early" in out
+    assert checkpoint.load_checkpoint(tmp_path / "last.pt")["epoch"] == 3
+    assert checkpoint.load_checkpoint(tmp_path / "last.pt")["settings"]["patience"] == 2
+
+
 def test_resume_refuses_other_settings_and_other_data(folder, capsys):
     resume = ("--train", "--resume", "--folder", folder, "--epochs", 4)
     code, _, err = run(*resume, "--dataset", "digits", "--batch-size", 32, capsys=capsys)
@@ -105,12 +129,18 @@ def test_resume_refuses_other_settings_and_other_data(folder, capsys):
     assert "has --batch-size 64, not 32: leave --batch-size out to go on, or leave out --resume" in err
     code, _, err = run("--train", "--resume", "--folder", folder, "--epochs", 6, "--dataset", "digits", capsys=capsys)
     assert code == 2
-    assert "ends after 4 epochs, and can't be prolonged to 6" in err
+    assert "has --epochs 4, not 6: leave --epochs out to go on, or leave out --resume" in err
     code, out, _ = run(*resume, "--dataset", "digits", capsys=capsys)  # complete already: the report again
     assert code == 0
     assert "Epoch" not in out
     other = folder / "other"
     settings = {**torchnn.SETTINGS, "arch": "MLP", "lr": 0.1, "data": "MNIST"}
+    odd = {"arch": "Nat", "lr": "fast", "seed": "one", "batch_size": 0, "epochs": True, "scheduler": [], "patience": 0}
+    for name, value in odd.items():
+        checkpoint.save_checkpoint(other / "last.pt", models.create_model(), settings={**settings, name: value})
+        code, _, err = run("--train", "--resume", "--folder", other, capsys=capsys)
+        assert (code, err.count("\n")) == (2, 1)
+        assert "lacks the settings that torchnn.py keeps" in err
     checkpoint.save_checkpoint(other / "last.pt", models.create_model(), settings=settings)
     code, _, err = run("--train", "--resume", "--folder", other, "--dataset", "digits", capsys=capsys)
     assert code == 2
@@ -200,6 +230,37 @@ def test_infer_draws_what_it_saw(folder, best, tmp_path, capsys):
     assert not (tmp_path / "a.xyz").exists()
 
 
+def test_outputs_never_replace_inputs(folder, best, capsys):
+    before = (folder / "0.png").read_bytes(), best.read_bytes()
+    image = folder / "0.png"
+    for arguments in (
+        ("--infer", image, "--checkpoint", best, "--save-figure", folder / "." / "0.png"),
+        ("--export", best, "--checkpoint", best),
+        ("--export", best, "--folder", folder),
+    ):
+        code, _, err = run(*arguments, capsys=capsys)
+        assert code == 2
+        assert "is an input, and would be lost" in err
+    assert (image.read_bytes(), best.read_bytes()) == before
+
+
+def test_odd_names_in_the_figure(folder, best, tmp_path, capsys):
+    for name in ("a$x^$.png", "数字.png", "a name with spaces\nand a line.png"):
+        (tmp_path / name).write_bytes((folder / "0.png").read_bytes())
+        figure = tmp_path / "figure.png"
+        code, _, err = run("--infer", tmp_path / name, "--checkpoint", best, "--save-figure", figure, capsys=capsys)
+        assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize("arguments", [{"output_size": 5}, {"input_size": 100}])
+def test_networks_for_other_tasks_are_refused(arguments, folder, tmp_path, capsys):
+    checkpoint.save_checkpoint(tmp_path / "best_model.pt", models.create_model(**arguments))
+    for what in (("--infer", folder / "0.png"), ("--evaluate", "--dataset", "digits"), ("--export", tmp_path / "a")):
+        code, _, err = run(*what, "--folder", tmp_path, capsys=capsys)
+        assert code == 2
+        assert "does not read images of 28×28 into ten digits" in err
+
+
 def test_infer_imports_no_more_than_it_needs(folder, best):
     """A cold start must not wait for plots, data sets or torchvision."""
     code = (
@@ -253,6 +314,7 @@ def test_export_gives_onnx_runtime_the_same_answers(name, tmp_path, capsys):
     code, out, err = run("--export", tmp_path / "a.onnx", "--checkpoint", tmp_path / "a.pt", capsys=capsys)
     assert (code, err) == (0, "")
     assert len(out.splitlines()) == 1
+    assert str(ROOT).encode() not in (tmp_path / "a.onnx").read_bytes()
     session = onnxruntime.InferenceSession(tmp_path / "a.onnx", providers=["CPUExecutionProvider"])
     data = dataset.load_dataset("test", "digits")
     images = utils.get_test_transforms()(data.images.unsqueeze(1))

@@ -451,6 +451,9 @@ def main(arguments=None):
     except (OSError, ValueError, FloatingPointError) as problem:
         _complain(problem)
         return 2
+    except ArithmeticError:
+        _complain("The training left the range of numbers: start anew, with a smaller --lr.")
+        return 2
     except torch.OutOfMemoryError:
         _complain("The GPU's memory is too small for this: use a smaller --batch-size, or --device cpu.")
         return 2

@@ -288,6 +288,7 @@ def restore(path, model, *, optimizer=None, scheduler=None):
             _check_alike(state["param_groups"], optimizer.state_dict()["param_groups"])
             if content["epoch"] > 0:
                 _check_alike(state["state"], _state_after_a_step(optimizer))
+            _state_after_a_step(optimizer, state)  # raises for numbers that no step can be made with
             optimizer.load_state_dict(state)
         if scheduler is not None:
             _check_alike(content["scheduler"]["state"], scheduler.state_dict())
@@ -308,9 +309,11 @@ def _is_stored(value):
     )
 
 
-def _state_after_a_step(optimizer):
-    """What the optimizer keeps for each parameter once it has stepped, by a step of a copy."""
+def _state_after_a_step(optimizer, state=None):
+    """What the optimizer, from `state` on, keeps for each parameter once it has stepped; a copy makes the step."""
     trial = copy.deepcopy(optimizer)
+    if state is not None:
+        trial.load_state_dict(copy.deepcopy(state))  # which keeps the tensors it is given
     for group in trial.param_groups:
         for parameter in group["params"]:
             parameter.grad = torch.zeros_like(parameter)
@@ -329,7 +332,8 @@ def _check_alike(found, own):
     elif isinstance(own, torch.Tensor):
         alike, parts = _is_stored(found) and found.shape == own.shape, []
     elif isinstance(own, int | float) and not isinstance(own, bool):
-        alike, parts = isinstance(found, int | float) and not isinstance(found, bool), []
+        alike = isinstance(found, int | float) and not isinstance(found, bool)
+        alike, parts = alike and (abs(found) < 1e30 or found == own), []  # float32 ends at 3e38
     else:
         alike, parts = type(found) is type(own), []
     if not alike:

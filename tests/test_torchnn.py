@@ -147,15 +147,23 @@ def test_resume_refuses_other_settings_and_other_data(folder, capsys):
     assert "was trained on MNIST, and this is scikit-learn digits: give the same" in err
 
 
-def test_a_state_beyond_all_numbers_is_refused(tmp_path, capsys, monkeypatch):
-    options = ("--train", *TINY, "--arch", "MLP", "--scheduler", "none", "--epochs", 2, "--folder", tmp_path)
-    assert run(*options, "--epochs", 1, capsys=capsys)[0] == 0
-    content = torch.load(tmp_path / "last.pt", weights_only=True)
-    content["optimizer"]["state"]["param_groups"][0]["betas"] = (0.9, 1e200)
-    torch.save(content, tmp_path / "last.pt")
-    code, _, err = run(*options, "--resume", capsys=capsys)
-    assert (code, err.count("\n")) == (2, 1)
-    assert "left the range of numbers" in err
+def test_a_state_beyond_all_numbers_is_refused(tmp_path, capsys):
+    options = ("--train", *TINY, "--arch", "MLP", "--folder", tmp_path)
+    for scheduler, key, value, message in (
+        ("none", "betas", (0.9, 1e200), "its optimizer or random states don't fit"),
+        ("OneCycleLR", "max_momentum", 1e29, ""),  # becomes a beta on the way
+        ("none", "lr", 1e29, "the loss is "),
+    ):
+        assert run(*options, "--scheduler", scheduler, "--epochs", 1, capsys=capsys)[0] == 0
+        content = torch.load(tmp_path / "last.pt", weights_only=True)
+        content["optimizer"]["state"]["param_groups"][0][key] = value
+        content["epoch"], content["history"] = 0, {name: [] for name in content["history"]}
+        if scheduler != "none":
+            content["scheduler"]["state"]["last_epoch"] = 0
+        torch.save(content, tmp_path / "last.pt")
+        code, _, err = run(*options, "--resume", capsys=capsys)
+        assert (code, err.count("\n")) == (2, 1)
+        assert message in err
 
 
 def test_resume_without_a_checkpoint_starts(tmp_path, capsys):

@@ -41,6 +41,41 @@ def test_solutions_are_right_and_placeholders_are_not_yet(name, capsys):
 
 
 @pytest.mark.parametrize(
+    ("name", "number", "answer"),
+    [
+        ("S1", 1, "parameters = 784 * 256 + 256 * 128 + 128 * 10 + 256 + 128 + 9"),  # one bias too few
+        ("S2", 1, "def side_after(side, kernel, padding): return side + 2 * padding - kernel"),
+        ("S3", 3, "def value_at(share, low, high): return (high / low) ** share"),
+        ("S3", 3, "def value_at(share, low, high): return low + share * (high - low)"),
+        ("S3", 3, "def value_at(share, low, high): return high**share"),
+        ("S4", 3, "def best_epoch(history): return 2"),
+        (  # the epoch before the loss first rises
+            "S4",
+            3,
+            "def best_epoch(history):\n"
+            "    losses = history['validation_loss']\n"
+            "    return next(i for i in range(1, len(losses)) if losses[i] > losses[i - 1])",
+        ),
+        ("S4", 3, "def best_epoch(history): return len(history['validation_loss']) - 1"),
+        ("S4", 3, "def best_epoch(history): return history['validation_loss'].index(min(history['validation_loss']))"),
+        (
+            "S4",
+            3,
+            "def best_epoch(history): return 1 + history['validation_acc'].index(max(history['validation_acc']))",
+        ),
+    ],
+)
+def test_near_misses_are_not_yet(name, number, answer, capsys):
+    imports, tagged, _ = parts(name)
+    names = {}
+    with matplotlib.rc_context():
+        exec(imports, names)
+        exec(answer, names)
+        exec(tagged[f"check-{number}"], names)
+    assert capsys.readouterr().out == "not yet\n"
+
+
+@pytest.mark.parametrize(
     ("answer", "expected", "says"),
     [
         (3, 3, "right"),
@@ -53,6 +88,14 @@ def test_solutions_are_right_and_placeholders_are_not_yet(name, capsys):
         (torch.ones(2) + 1e-6, torch.ones(2), "right"),
         (torch.full((2,), torch.nan), torch.ones(2), "not yet"),
         ("two", 2, "not yet"),
+        (235_145, 235_146, "not yet"),
+        (235_146.0, 235_146, "right"),
+        ([100_000, 2], (100_001, 2), "not yet"),
+        (torch.tensor([10_000, 1]), torch.tensor([10_001, 1]), "not yet"),
+        (1.0002, 1.0, "not yet"),
+        (1.00005, 1.0, "right"),
+        (1e-4, 1.5e-4, "not yet"),
+        (0.0, 1e-7, "right"),
     ],
 )
 def test_check(answer, expected, says, capsys):

@@ -31,5 +31,16 @@ def test_committed_outputs_are_of_a_full_run_on_mnist(path):
     assert "scikit-learn digits, train" not in text
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_look_at_their_networks_with_the_insights(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    (imported,) = [
+        names for text in sources for names in re.findall(r"^from insights import ([^(\n]+|\([^)]+)", text, re.M)
+    ]
+    for name in re.findall(r"\w+", imported):
+        assert any(f"{name}(" in text for text in sources)
+
+
 def test_they_are_there():
     assert "S5" in [path.stem for path in NOTEBOOKS]

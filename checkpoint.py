@@ -23,13 +23,14 @@ import numpy as np
 import torch
 from torch.optim import lr_scheduler
 
-from model import ARCHITECTURES
+from model import ARCHITECTURES, MEAN, STD
 
 FORMAT = 1  # raised when a reader of the format before could not use the file
 KEYS = {  # what a checkpoint holds, and its type
     "format": int,
     "architecture": str,
     "arguments": dict,
+    "normalisation": list,  # [mean, std] of the images that it was trained on
     "weights": dict,
     "optimizer": dict | None,  # {"name", "state"}
     "scheduler": dict | None,  # likewise
@@ -105,6 +106,7 @@ def save_checkpoint(
         "format": FORMAT,
         "architecture": architecture,
         "arguments": model.arguments,
+        "normalisation": list(getattr(model, "normalisation", (MEAN, STD))),
         "weights": dict(model.state_dict()),
         "optimizer": _named_state(optimizer),
         "scheduler": _named_state(scheduler),
@@ -223,6 +225,9 @@ def _check_content(path, content):
     for key, kind in KEYS.items():
         if not isinstance(content.get(key), kind) or (key not in content):
             raise CheckpointError(f"{path} is damaged: its {key!r} is missing or of the wrong type.")
+    numbers = content["normalisation"]
+    if len(numbers) != 2 or not all(type(n) is float and abs(n) < 1e6 for n in numbers) or numbers[1] <= 1e-6:
+        raise CheckpointError(f"{path} is damaged: its 'normalisation' is no mean and standard deviation.")
     if content["architecture"] not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise CheckpointError(
@@ -231,7 +236,7 @@ def _check_content(path, content):
 
 
 def load_model(path, device="cpu", *, architecture=None):
-    """Rebuild the model of a checkpoint, in eval mode on `device`.
+    """Rebuild the model of a checkpoint, in eval mode on `device`; `model.normalisation` is (mean, std) of its images.
 
     `architecture`: the one that it must be, where only one will do. Raises what `load_checkpoint`
     raises, and CheckpointError for another architecture or weights that don't fit it.
@@ -251,6 +256,7 @@ def model_from(content, path, *, architecture=None):
         raise CheckpointError(f"{path} is damaged: no {found} can be built from its arguments ({problem}).") from None
     _check_weights(path, model, content["weights"])
     model.load_state_dict(content["weights"], assign=True)
+    model.normalisation = tuple(content["normalisation"])
     return model.eval()
 
 
@@ -397,6 +403,7 @@ def fit(
                 f"{folder / LAST} can't be resumed from: its scheduler made {scheduler.last_epoch} steps, and {done}"
                 f" epochs are {steps} of them here: give a loader with the same batches."
             )
+    model.normalisation = _normalisation(train_loader) or getattr(model, "normalisation", (MEAN, STD))
     total = getattr(scheduler, "total_steps", None)
     if per_batch and total is not None and total < epochs * len(train_loader):
         raise ValueError(
@@ -452,6 +459,15 @@ def fit(
                 flush=True,
             )
     return history
+
+
+def _normalisation(loader):
+    """The (mean, std) of the Normalize step in the loader's transform, or None where there is none to be found."""
+    transform = getattr(getattr(loader, "dataset", None), "transform", None)
+    for step in getattr(transform, "transforms", []):
+        if _name(step) == "Normalize":
+            return float(step.mean[0]), float(step.std[0])
+    return None
 
 
 def _history(path, content):

@@ -33,6 +33,7 @@ from layers import (  # noqa: F401 (passed on)
     occlusion,
     receptive_field,
 )
+from model import check_size
 from plots import CURVES, STYLE, TEST_STYLE, VALUES
 from utils import MEAN, STD, get_precision
 
@@ -223,9 +224,10 @@ def embedding(seen, images=2000):
 
     if seen.features is None:
         raise ValueError("The embedding shows what goes into the last linear layer, and this model has none.")
-    if len(seen) < 5:
-        raise ValueError(f"An embedding needs at least 5 images, not {len(seen)}.")
+    check_size("images", images)
     part = seen[:images]
+    if len(part) < 5:
+        raise ValueError(f"An embedding needs at least 5 images, not {len(part)}.")
     perplexity = min(30, (len(part) - 1) / 3)
     points = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(part.features.numpy())
     colours = plt.get_cmap(VALUES)(np.linspace(0, 0.9, len(seen.classes)))
@@ -319,6 +321,7 @@ def robustness(models, data, images=1000, *, mean=MEAN, std=STD):
     if not isinstance(data, Predictions):
         data = predictions(next(iter(models.values())), data)
     _not_empty(data)
+    check_size("images", images)
     pixels, labels = data.images[:images] * std + mean, data.labels[:images]
     copies = {name: _ready(model) for name, model in models.items()}
     numbers = {}
@@ -389,6 +392,9 @@ def rate_range(model, optimizer, data, criterion, *, low=1e-5, high=1.0, steps=1
     """
     if not 0 < low < high or steps < 10:
         raise ValueError(f"The range test needs 0 < low < high and 10 steps, not {low}, {high} and {steps}.")
+    trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
+    if not trained <= set(model.parameters()):
+        raise ValueError("The optimizer trains other parameters than this model's: make it from model.parameters().")
     loader, device = _loader(data), device_of(model)
     precision = get_precision(device)
     losses, smoothed, mean = [], [], 0.0

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from model import check_size
 from plots import STYLE, TEST_STYLE, VALUES
 
 # ------------------------------------------------------------------------------------------------
@@ -256,6 +257,7 @@ def feature_maps(model, image, channels=8):
     `image`: `(1, 28, 28)`, normalised. Returns `(figure, {layer name: output})`, each output
     `(C, H, W)`, or `(C,)` for a linear layer, which is drawn as one strip. Each map has its own scale.
     """
+    check_size("channels", channels)
     if image.shape[-3:] != (1, 28, 28) or image.numel() != 784:
         raise ValueError(f"feature_maps shows one image of shape (1, 28, 28), not {tuple(image.shape)}.")
     recorder = trace(model, image.reshape(1, 1, 28, 28))
@@ -305,7 +307,21 @@ def _choose(recorder, layer):
 
 
 def _targets(log_probabilities, targets):
-    return log_probabilities.argmax(dim=1) if targets is None else torch.as_tensor(targets).to(log_probabilities.device)
+    if targets is None:
+        return log_probabilities.argmax(dim=1)
+    targets, (count, classes) = torch.as_tensor(targets), log_probabilities.shape
+    if (
+        targets.shape != (count,)
+        or targets.is_floating_point()
+        or not bool(((targets >= 0) & (targets < classes)).all())
+    ):
+        raise ValueError(f"targets must be {count} whole numbers from 0 to {classes - 1}, not {targets.tolist()}.")
+    return targets.to(log_probabilities.device)
+
+
+def _some_images(images):
+    if len(images) == 0:
+        raise ValueError("There is no image to explain: give at least one.")
 
 
 def grad_cam(model, images, targets=None, layer=None):
@@ -316,8 +332,10 @@ def grad_cam(model, images, targets=None, layer=None):
     lying at the centre of its receptive field: without padding, outputs do not reach the image's
     edge, and stretching the map over the whole image would shift it. `images`: `(N, 1, 28, 28)`; `targets`:
     `(N,)` digits, by default the predicted ones; `layer`: its name, by default the last
-    convolution. Raises ValueError for a model without convolutions or an unknown layer.
+    convolution. Raises ValueError for no image, a model without convolutions, with branches or with windows
+    that are no squares, an unknown layer, or targets that are no digits.
     """
+    _some_images(images)
     recorder = trace(model, images)
     chosen = _choose(recorder, layer)
     targets = _targets(recorder.logits, targets)
@@ -339,8 +357,9 @@ def occlusion(model, images, targets=None, window=6, stride=2):
     Each pixel holds the mean fall over the `window`×`window` patches that cover it; negative where
     blackening helps. Black is the least value in the images. Zeiler and Fergus 2014, Visualizing
     and Understanding Convolutional Networks; computed by Captum. `images`, `targets`: as for
-    `grad_cam`. Works for any model.
+    `grad_cam`. Works for any model. Raises ValueError for no image or targets that are no digits.
     """
+    _some_images(images)
     from captum.attr import Occlusion  # here, since its import takes a second
 
     model = evaluation_copy(model)
@@ -365,10 +384,11 @@ def explanations(model, images, labels=None, *, targets=None, layer=None, maps=(
     `images`: `(N, 1, 28, 28)`, a handful; `labels`: `(N,)` true digits, for the titles; `targets`,
     `layer`: as for `grad_cam`; `maps`: which of the two, since Grad-CAM needs convolutions. Returns
     `(figure, {"probabilities": (N, 10), "targets": (N,), "grad_cam": (N, 28, 28), "occlusion": …})`.
-    Raises ValueError as `grad_cam` does, and when there is no image.
+    Raises ValueError as `grad_cam` does, and for an unknown map.
     """
-    if len(images) == 0:
-        raise ValueError("There is no image to explain: give at least one.")
+    _some_images(images)
+    if unknown := set(maps) - {"grad_cam", "occlusion"}:
+        raise ValueError(f"Unknown map {', '.join(map(str, unknown))}: choose grad_cam, occlusion or both.")
     recorder = trace(model, images)
     probabilities = recorder.logits.detach().float().softmax(dim=1).cpu()
     targets = _targets(probabilities, targets)

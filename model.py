@@ -11,13 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels in [0, 1]: images are normalised so, unless said otherwise
+
 
 def _check_images(name, x):
     if x.shape[1:] != (1, 28, 28):
         raise ValueError(f"{name} takes images of shape (N, 1, 28, 28), not {tuple(x.shape)}.")
 
 
-def _check_size(name, value):
+def check_size(name, value):
+    """Raise ValueError, naming it, unless the value is a whole number from 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be a whole number from 1, not {value!r}.")
 
@@ -68,15 +71,17 @@ class MLP(nn.Module):
 
     def __init__(self, input_size, hidden_sizes, output_size, activation, dropout, batch_norm):
         super().__init__()
-        _check_size("input_size", input_size)
-        _check_size("output_size", output_size)
+        check_size("input_size", input_size)
+        check_size("output_size", output_size)
         if not isinstance(hidden_sizes, list | tuple):
             raise ValueError(f"hidden_sizes must be a list or tuple of sizes, not {hidden_sizes!r}.")
         for size in hidden_sizes:
-            _check_size("each of hidden_sizes", size)
-        if activation not in ACTIVATIONS:
+            check_size("each of hidden_sizes", size)
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
             raise ValueError(f"Unknown activation {activation!r}: choose one of {', '.join(ACTIVATIONS)}.")
         _check_dropout(dropout)
+        if not isinstance(batch_norm, bool):
+            raise ValueError(f"batch_norm must be True or False, not {batch_norm!r}.")
         self.architecture = "MLP"
         self.arguments = {
             "input_size": input_size,
@@ -84,7 +89,7 @@ class MLP(nn.Module):
             "output_size": output_size,
             "activation": activation,
             "dropout": dropout,
-            "batch_norm": bool(batch_norm),
+            "batch_norm": batch_norm,
         }
         layers, before = [], input_size
         for size in hidden_sizes:

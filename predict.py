@@ -14,7 +14,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
-MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels in [0, 1]; in utils too, which imports more
+from model import MEAN, STD
+
 FORMATS = (
     "PNG",
     "JPEG",
@@ -317,14 +318,17 @@ def _centred(small):
 
 
 @torch.inference_mode()
-def predict(model, image, *, mean=MEAN, std=STD):
+def predict(model, image, *, mean=None, std=None):
     """Ten probabilities `(10,)`, and the image `(28, 28)` in [0, 1] that the network saw.
 
     `model`: one of model.py, evaluated as in `model.eval()` whatever its mode; `image`: what `prepare`
-    takes. `mean` and `std`: the normalisation that the model was trained with. Raises what `prepare`
-    raises, and ValueError when the answer is not finite.
+    takes. `mean` and `std`: the normalisation that the model was trained with, by default what `fit` or
+    `load_model` noted in `model.normalisation`, else MNIST's. Raises what `prepare` raises, and
+    ValueError when the answer is not finite.
     """
     seen = prepare(image)
+    noted = getattr(model, "normalisation", (MEAN, STD))
+    mean, std = noted[0] if mean is None else mean, noted[1] if std is None else std
     where = next(model.parameters()).device
     mode = model.training
     model.eval()

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 import insights
 from checkpoint import write_atomically
-from utils import get_loss, get_optimizer
+from utils import MEAN, STD, get_loss, get_optimizer
 
 EMBEDDED, DISTORTED = 2000, 1000  # images: enough to see, and the page is done in seconds
 
@@ -33,10 +33,10 @@ def write_report(model, folder, *, test_loader, validation_loader, device, name)
 
     The page holds its pictures itself and loads nothing. `test_loader`: what the model is measured
     on; `validation_loader`: other images, that the model was not trained on, to fit the temperature;
-    both normalised as `utils` does by default; `name`: what to call the model. What does not apply
-    to it (filters of a network without convolutions, say) is left out, which the page says.
-    Everything is computed before anything is written, and the page is replaced last, whole. Raises
-    ValueError when a loader gives no image, OSError when the folder can't be written.
+    both normalised as `model.normalisation` says, else as `utils` does by default; `name`: what to
+    call the model. What does not apply to it (filters of a network without convolutions, say) is
+    left out, which the page says. Everything is computed before anything is written, and the page is
+    replaced last, whole. Raises ValueError when a loader gives no image, OSError when the folder can't be written.
     """
     model = copy.deepcopy(model).to(device)
     with torch.random.fork_rng():
@@ -74,7 +74,8 @@ def _figures(model, seen, validation, validation_loader):
     """(file stem, heading, alternative text, caption or a function of the numbers, function that draws)."""
     mistakes = (~seen.right).nonzero().flatten()
     shown = mistakes[seen.confidence[mistakes].argsort(descending=True)][:3].tolist()
-    shown += seen.confidence.argsort()[: 4 - len(shown)].tolist()
+    shown += [i for i in seen.confidence.argsort().tolist() if i not in shown][: 4 - len(shown)]
+    mean, std = getattr(model, "normalisation", (MEAN, STD))
     convolutional = any(isinstance(module, torch.nn.Conv2d) for module in model.modules())
     maps = ("grad_cam", "occlusion") if convolutional else ("occlusion",)
     return [
@@ -149,7 +150,7 @@ def _figures(model, seen, validation, validation_loader):
             "What it withstands",
             "Six curves of accuracy against the strength of a distortion.",
             f"On the first {min(DISTORTED, len(seen)):,} test images.",
-            lambda: insights.robustness({"this model": model}, seen, DISTORTED),
+            lambda: insights.robustness({"this model": model}, seen, DISTORTED, mean=mean, std=std),
         ),
         (
             "rate-range",

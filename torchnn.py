@@ -24,7 +24,7 @@ try:
 
     from checkpoint import BEST, LAST, CheckpointError, fit, load_checkpoint, load_model, write_atomically
     from model import ARCHITECTURES
-    from predict import FRAME, MEAN, STD, ImageError, predict, read_image
+    from predict import FRAME, ImageError, predict, read_image
 except KeyboardInterrupt:  # these imports take a second or two
     sys.exit(130)
 
@@ -143,12 +143,15 @@ def _loaders(options, device, batch_size):
     return train_loader, _loader(options, device, "validation", holdout=holdout), test_loader
 
 
-def _loader(options, device, split, kwargs=None, **more):
+def _loader(options, device, split, kwargs=None, normalisation=None, **more):
     import utils
     from dataset import DigitsInstead
 
     warnings.simplefilter("always", DigitsInstead)  # main shows no other warning
     kwargs, more = kwargs or {"batch_size": 500}, {"device": device, **more}
+    if normalisation is not None:
+        mean, std = normalisation
+        more["transform"] = utils.get_test_transforms(mean=mean, std=std)
     return utils.get_MNISTdataset_with_loader(split, kwargs, dataset=options.dataset, root=options.data, **more)
 
 
@@ -183,13 +186,14 @@ def evaluate_command(options):
 
     device = torch.device(options.device or utils.get_device())
     model = _load(options, device)
-    loader = _loader(options, device, "test")
+    loader = _loader(options, device, "test", normalisation=model.normalisation)
     if options.report is None:
         _print_report(model, device, loader, options.json)
         return
     from report import write_report
 
-    validation_loader = _loader(options, device, "validation", holdout=_holdout(loader.dataset))
+    holdout = _holdout(loader.dataset)
+    validation_loader = _loader(options, device, "validation", holdout=holdout, normalisation=model.normalisation)
     page = write_report(
         model,
         options.report,
@@ -349,9 +353,10 @@ def export_command(options):
     if not difference <= 1e-4:
         raise ValueError(f"{options.export} was not written: ONNX Runtime's answers differ by {difference:.1e}.")
     write_atomically(options.export, content.getvalue())
+    mean, std = model.normalisation
     print(
-        f"{options.export}: {model.architecture}; images (N, 1, 28, 28), normalised as (x - {MEAN}) / {STD} for x in"
-        f" [0, 1] to log_probabilities (N, 10). ONNX Runtime gives the same answers within {difference:.0e}."
+        f"{options.export}: {model.architecture}; images (N, 1, 28, 28), normalised as (x - {mean:g}) / {std:g} for"
+        f" x in [0, 1] to log_probabilities (N, 10). ONNX Runtime gives the same answers within {difference:.0e}."
     )
 
 

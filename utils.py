@@ -15,9 +15,8 @@ from tqdm import tqdm
 
 from augment import RandomAffineEach, RandomHorizontalFlipEach  # noqa: F401 (passed on to the notebooks)
 from dataset import load_dataset, make_loader
+from model import MEAN, STD
 from plots import post_accuracyplots, post_display, post_images, post_recipes  # noqa: F401 (passed on to the notebooks)
-
-MEAN, STD = 0.1307, 0.3081  # of MNIST's training pixels in [0, 1]
 
 # ------------------------------------------------------------------------------------------------
 # Device, precision, seed

@@ -27,18 +27,6 @@ from report import write_report  # noqa: E402
 HOLDOUT = accuracy.HOLDOUT  # training images kept apart, for the temperature
 
 
-def trained(device):
-    """Net after the recipe fast1, without the held-out images."""
-    recipe = accuracy.RECIPES["fast1"]
-    utils.set_seed(1)
-    model = accuracy.build(recipe).to(device)
-    loader = accuracy.loader(recipe, "train", dataset="mnist", holdout=HOLDOUT, device=device)
-    optimizer = utils.get_optimizer(model, **recipe["optimizer"])
-    scheduler = utils.get_scheduler(optimizer, **recipe["scheduler"], total_steps=len(loader))
-    utils.train(model, device, loader, optimizer, utils.get_loss(recipe["loss"]), scheduler=scheduler)
-    return model
-
-
 def measure(model, device, folder, dataset="mnist"):
     """Write the report; return the seconds it took, on how many images, and on what."""
     kwargs = {"batch_size": 500}
@@ -66,7 +54,11 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     device = utils.get_device()
     try:
-        model = load_model(options.checkpoint, device) if options.checkpoint else trained(device)
+        model = (
+            load_model(options.checkpoint, device)
+            if options.checkpoint
+            else accuracy.trained(accuracy.RECIPES["fast1"], seed=1, validation=True)[0]
+        )
         with tempfile.TemporaryDirectory() as folder:
             result = measure(model, device, options.folder or folder)
     except (OSError, ValueError) as problem:

@@ -84,6 +84,19 @@ def test_a_checkpoint_is_plain(tmp_path):
     assert content["scheduler"]["state"]["last_epoch"] == len(loaders()[0])
 
 
+def test_the_normalisation_is_kept(tmp_path):
+    train_loader, validation_loader = loaders()
+    assert trained(tmp_path / "mnist", 1)[0].normalisation == (utils.MEAN, utils.STD)
+    train_loader.dataset.transform = utils.get_train_transforms(mean=0.5, std=0.25)
+    model, _ = trained(tmp_path / "half", 1, data=(train_loader, validation_loader))
+    assert model.normalisation == (0.5, 0.25)
+    assert checkpoint.load_model(tmp_path / "half" / "best_model.pt").normalisation == (0.5, 0.25)
+    checkpoint.save_checkpoint(tmp_path / "a.pt", models.create_model())
+    assert checkpoint.load_model(tmp_path / "a.pt").normalisation == (utils.MEAN, utils.STD)
+    for odd in ([0.5], [0.5, 0.0], [0.5, "1"], [0.5, float("nan")]):
+        assert "is no mean and standard deviation" in refused(changed(tmp_path / "a.pt", normalisation=odd))
+
+
 def test_models_of_other_kinds_are_not_saved(tmp_path):
     with pytest.raises(ValueError, match=r"Only models of model\.py .* Linear is none"):
         checkpoint.save_checkpoint(tmp_path / "a.pt", torch.nn.Linear(2, 2))

@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -569,3 +570,25 @@ def test_every_architecture_is_looked_into(architecture, digits):
     for figure, _ in figures:
         check_axis_names(figure)
     assert model.training
+
+
+def test_bad_numbers_and_names_are_named():
+    model, images = Net(), torch.zeros(6, 1, 28, 28)
+    loader = [(images, torch.arange(6))]
+    seen = insights.predictions(model, loader)
+    other = utils.get_optimizer(Net(), "SGD", 0.1)
+    for call, message in (
+        (lambda: insights.grad_cam(model, images[:1], targets=[12]), "1 whole numbers from 0 to 9, not [12]"),
+        (lambda: insights.occlusion(model, images[:2], targets=[1]), "2 whole numbers from 0 to 9, not [1]"),
+        (lambda: insights.grad_cam(model, images[:0]), "no image to explain"),
+        (lambda: insights.occlusion(model, images[:0]), "no image to explain"),
+        (lambda: insights.explanations(model, images[:1], maps=("gradcam",)), "Unknown map gradcam"),
+        (lambda: insights.embedding(seen, images=1), "at least 5 images, not 1"),
+        (lambda: insights.embedding(seen, images=-2), "images must be a whole number from 1, not -2"),
+        (lambda: insights.calibration(seen, bins=0), "bins must be a whole number from 1, not 0"),
+        (lambda: insights.robustness({"a": model}, seen, images=0), "images must be a whole number from 1, not 0"),
+        (lambda: insights.feature_maps(model, images[0], channels=0), "channels must be a whole number from 1, not 0"),
+        (lambda: insights.rate_range(model, other, loader, utils.get_loss()), "other parameters than this model's"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            call()

@@ -141,6 +141,8 @@ def test_dropout_works_in_training_only():
     ("arguments", "message"),
     [
         ({"activation": "sigmoid"}, "Unknown activation 'sigmoid': choose one of relu, leaky_relu, elu, tanh."),
+        ({"activation": ["relu"]}, "Unknown activation ['relu']: choose one of relu, leaky_relu, elu, tanh."),
+        ({"batch_norm": "no"}, "batch_norm must be True or False, not 'no'."),
         ({"input_size": -784}, "input_size must be a whole number from 1, not -784."),
         ({"output_size": 0}, "output_size must be a whole number from 1, not 0."),
         ({"hidden_sizes": (128, -64)}, "each of hidden_sizes must be a whole number from 1, not -64."),

@@ -314,6 +314,20 @@ def test_evaluate_counts_each_digit(best, capsys):
     assert f"9: {found['digits'][9]:.1f} %" in out
 
 
+def test_evaluate_normalises_as_the_model_was_trained(best, tmp_path, capsys):
+    model = checkpoint.load_model(best)
+    accuracies = []
+    for normalisation in (model.normalisation, (0.9, 0.05)):
+        model.normalisation = normalisation
+        checkpoint.save_checkpoint(tmp_path / "a.pt", model)
+        command = ("--evaluate", "--checkpoint", tmp_path / "a.pt", "--dataset", "digits", "--json")
+        accuracies.append(json.loads(run(*command, capsys=capsys)[1])["accuracy"])
+    mean, std = model.normalisation
+    transform = utils.get_test_transforms(mean=mean, std=std)
+    loader = utils.get_MNISTdataset_with_loader("test", {"batch_size": 500}, dataset="digits", transform=transform)
+    assert accuracies[1] == utils.test(model, "cpu", loader, utils.get_loss())[1] != accuracies[0]
+
+
 def test_evaluate_writes_a_report(best, tmp_path, capsys, monkeypatch):
     import report
 

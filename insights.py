@@ -200,7 +200,9 @@ def gallery(seen, count=16):
                 ax.axis("off")
             for ax, i in zip(axes.flat, indices, strict=False):
                 ax.imshow(seen.images[i, 0].numpy(), cmap="gray")
-                first, second = (seen.classes[c] for c in seen.log_probabilities[i].topk(2).indices)
+                others = seen.log_probabilities[i].clone()
+                others[seen.predicted[i]] = -math.inf  # of two equal ones, topk might name the other first
+                first, second = seen.classes[seen.predicted[i]], seen.classes[others.argmax()]
                 true = seen.classes[seen.labels[i]]
                 words = (f"true {true},", f"read {first}") if first != true else (f"{true}, next", f"{second}")
                 name = " ".join(words) if len(true + first) < 4 else "\n".join(words)

@@ -170,6 +170,17 @@ def test_gallery_is_sorted_by_confidence(seen):
     assert numbers == {"mistakes": [], "uncertain": [1, 0]}
 
 
+def test_gallery_of_ties_says_what_was_predicted():
+    """Of two equally probable digits the first counts as the prediction, in the titles too."""
+    pairs = [(a, b) for a in range(10) for b in range(a + 1, 10)]
+    values = torch.full((len(pairs), 10), 0.01)
+    for row, pair in zip(values, pairs, strict=True):
+        row[list(pair)] = 0.46
+    figure, _ = insights.gallery(made_up(values.log(), [a for a, _ in pairs]), count=len(pairs))
+    titles = {ax.get_title().split("\n")[0] for ax in figure.subfigs[1].axes} - {""}
+    assert titles == {f"{a}, next {b}" for a, b in pairs}
+
+
 # Calibration ------------------------------------------------------------------------------------
 
 

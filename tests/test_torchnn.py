@@ -133,6 +133,7 @@ def test_resume_refuses_other_settings_and_other_data(folder, capsys):
     code, out, _ = run(*resume, "--dataset", "digits", capsys=capsys)  # complete already: the report again
     assert code == 0
     assert "Epoch" not in out
+    assert "the run is complete after 4 epochs" in out
     other = folder / "other"
     settings = {**torchnn.SETTINGS, "arch": "MLP", "lr": 0.1, "data": "MNIST"}
     odd = {"arch": "Nat", "lr": "fast", "seed": "one", "batch_size": 0, "epochs": True, "scheduler": [], "patience": 0}
@@ -238,7 +239,8 @@ def test_infer_draws_what_it_saw(folder, best, tmp_path, capsys):
     names = [folder / f"{row}.png" for row in range(3)]
     for form in ("png", "svg", "pdf"):
         file = tmp_path / f"seen.{form}"
-        assert run("--infer", *names, "--checkpoint", best, "--save-figure", file, capsys=capsys)[0] == 0
+        code, out, _ = run("--infer", *names, "--checkpoint", best, "--save-figure", file, capsys=capsys)
+        assert (code, out.splitlines()[-1]) == (0, f"Figure: {file}")
         assert file.stat().st_size > 5000
     with Image.open(tmp_path / "seen.png") as picture:
         assert picture.height > picture.width * 0.8  # three rows

@@ -458,6 +458,8 @@ def fit(
                 f" validation loss {loss:.4f}, accuracy {accuracy:5.2f} %{' (best so far)' if better else ''}",
                 flush=True,
             )
+    if verbose and 0 < done == len(history["rate"]):
+        print(f"There was nothing left to train: the run is complete after {done} epochs.")
     return history
 
 

@@ -66,7 +66,6 @@ def train_command(options):
     print(f"{train_loader.dataset}; {len(validation_loader.dataset):,} to choose by")
     model = ARCHITECTURES[settings["arch"]]().to(device)
     optimizer = utils.get_optimizer(model, settings["optimizer"], settings["lr"])
-    before = load_checkpoint(folder / LAST)["epoch"] if options.resume and (folder / LAST).exists() else 0
     history = fit(
         model,
         device,
@@ -82,8 +81,6 @@ def train_command(options):
         settings=settings,
     )
     losses = history["validation_loss"]
-    if options.resume and len(losses) == before:
-        print(f"There was nothing left to train: the run is complete after {before} epochs.")
     print(f"Best model: epoch {1 + losses.index(min(losses))}, kept as {folder / BEST}")
     _print_report(load_model(folder / BEST, device), device, test_loader)
 

@@ -5,10 +5,10 @@ import torch.nn.functional as F
 
 
 class RandomAffineEach(torch.nn.Module):
-    """Rotate, zoom and shift every image of a float batch `(..., 1, H, W)` by its own random draw.
+    """Rotate and zoom every image of a float batch `(..., 1, H, W)`, then shift it, each by its own random draw.
 
     `degrees`: rotation uniform in ±degrees; `zoom`: factor uniform in (low, high), applied with
-    `zoom_probability`; `shift`: uniform in ±shift along each axis, in half widths of the image;
+    `zoom_probability`; `shift`: uniform in ±shift along each axis, in half widths (heights) of the image;
     `mode`: 'bilinear', which blurs a little, 'bicubic', which overshoots a little, or 'nearest'.
     One affine grid and one sampling for the whole batch, the background filled with 0 (Jaderberg
     et al. 2015, Spatial Transformer Networks).
@@ -26,8 +26,11 @@ class RandomAffineEach(torch.nn.Module):
         low, high = self.zoom
         zoom = torch.where(u[1] < self.zoom_probability, low + (high - low) * u[2], 1.0)
         cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
+        # Output → input, in half widths and half heights of the image: those of pixels differ where it is not square.
+        height, width = batch.shape[-2:]
+        up, across = sin * height / width, sin * width / height
         x, y = (2 * u[3:] - 1) * self.shift
-        theta = torch.stack([cos, -sin, x, sin, cos, y], dim=1).view(-1, 2, 3)  # output → input
+        theta = torch.stack([cos, -up, up * y - cos * x, across, cos, -across * x - cos * y], dim=1).view(-1, 2, 3)
         grid = F.affine_grid(theta, list(batch.shape), align_corners=False)  # (N, H, W, 2)
         return F.grid_sample(batch, grid, mode=self.mode, align_corners=False).view(images.shape)
 

@@ -1,4 +1,4 @@
-"""Every architecture of the course. Imports torch only.
+"""Every architecture of the course. Of packages it imports torch only.
 
 All models return log-probabilities of shape (N, 10), float32: `nll_loss` fits them directly, and
 `cross_entropy` too, since log-softmax of log-probabilities changes nothing. Each carries what it
@@ -6,6 +6,7 @@ was built with: `model.architecture`, a name in `ARCHITECTURES`, and `model.argu
 """
 
 import math
+from numbers import Integral, Real
 
 import torch
 import torch.nn.functional as F
@@ -19,15 +20,10 @@ def _check_images(name, x):
         raise ValueError(f"{name} takes images of shape (N, 1, 28, 28), not {tuple(x.shape)}.")
 
 
-def check_size(name, value):
-    """Raise ValueError, naming it, unless the value is a whole number from 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be a whole number from 1, not {value!r}.")
-
-
-def _check_dropout(dropout):
-    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise ValueError(f"dropout must be a number from 0 to below 1, not {dropout!r}.")
+def _dropout(value):
+    if not isinstance(value, Real) or not 0 <= value < 1:
+        raise ValueError(f"dropout must be a number from 0 to below 1, not {value!r}.")
+    return float(value)
 
 
 class Net(nn.Module):
@@ -71,22 +67,22 @@ class MLP(nn.Module):
 
     def __init__(self, input_size, hidden_sizes, output_size, activation, dropout, batch_norm):
         super().__init__()
-        check_size("input_size", input_size)
-        check_size("output_size", output_size)
         if not isinstance(hidden_sizes, list | tuple):
             raise ValueError(f"hidden_sizes must be a list or tuple of sizes, not {hidden_sizes!r}.")
-        for size in hidden_sizes:
-            check_size("each of hidden_sizes", size)
+        sizes = [("input_size", input_size), ("output_size", output_size)]
+        for name, size in sizes + [("each of hidden_sizes", size) for size in hidden_sizes]:
+            if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
+                raise ValueError(f"{name} must be a whole number from 1, not {size!r}.")
         if not isinstance(activation, str) or activation not in ACTIVATIONS:
             raise ValueError(f"Unknown activation {activation!r}: choose one of {', '.join(ACTIVATIONS)}.")
-        _check_dropout(dropout)
+        dropout = _dropout(dropout)
         if not isinstance(batch_norm, bool):
             raise ValueError(f"batch_norm must be True or False, not {batch_norm!r}.")
         self.architecture = "MLP"
         self.arguments = {
-            "input_size": input_size,
-            "hidden_sizes": list(hidden_sizes),
-            "output_size": output_size,
+            "input_size": int(input_size),  # plain, also where NumPy's were given
+            "hidden_sizes": [int(size) for size in hidden_sizes],
+            "output_size": int(output_size),
             "activation": activation,
             "dropout": dropout,
             "batch_norm": batch_norm,
@@ -117,7 +113,7 @@ def create_model(
     """A feed-forward network (multilayer perceptron), 109,386 parameters by default.
 
     `hidden_sizes`: units of each hidden layer, () for none; `activation`: 'relu', 'leaky_relu',
-    'elu' or 'tanh'; `dropout`: the part of each hidden layer's outputs set to 0 in training, from
+    'elu' or 'tanh'; `dropout`: the fraction of each hidden layer's outputs set to 0 in training, from
     0 to below 1 (Srivastava et al. 2014); `batch_norm`: normalise each hidden layer before its
     activation (Ioffe and Szegedy 2015).
 
@@ -132,8 +128,8 @@ class CNN(nn.Module):
     """A first convolutional network: two convolutions, two linear layers, 421,642 parameters.
 
     `padding`: of the second convolution: 1 keeps 14×14 pixels, 0 leaves 12×12 (and 315,146
-    parameters in all), 2 makes 16×16; `dropout`: the part of each linear layer's inputs set to 0
-    in training, from 0 to below 1 (Srivastava et al. 2014).
+    parameters in all), 2 makes 16×16; `dropout`: the fraction of each linear layer's inputs set
+    to 0 in training, from 0 to below 1 (Srivastava et al. 2014).
 
     Shapes: `(N, 1, 28, 28)` float in, log-probabilities `(N, 10)` float32 out. Raises ValueError
     for any other argument or input shape.
@@ -141,9 +137,9 @@ class CNN(nn.Module):
 
     def __init__(self, padding=1, dropout=0.0):
         super().__init__()
-        if not isinstance(padding, int) or padding not in (0, 1, 2):
+        if not isinstance(padding, Integral) or padding not in (0, 1, 2):
             raise ValueError(f"padding must be 0, 1 or 2, not {padding!r}.")
-        _check_dropout(dropout)
+        dropout = _dropout(dropout)
         self.architecture, self.arguments = "CNN", {"padding": int(padding), "dropout": dropout}
         self.conv1 = nn.Conv2d(1, 32, kernel_size=3, padding=1)  # 320 parameters
         self.conv2 = nn.Conv2d(32, 64, kernel_size=3, padding=padding)  # 18,496

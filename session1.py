@@ -8,6 +8,7 @@ The whole run without its pictures, about half a minute on MNIST:
 import time
 
 import utils
+from checks import whole_number
 from model import create_model
 
 MEAN, STD = 0.5, 0.5  # pixels in [0, 1] become numbers in [-1, 1]
@@ -27,14 +28,15 @@ def load_mnist(data_dir=None, batch_size=64, *, dataset="auto"):
 
 
 def display_sample_images(trainloader, num_images=60):
-    """The first images that the loader gives, ten in a row, dark on light. Returns the figure.
+    """Draw the first images that the loader gives, ten in a row, dark on light.
 
-    Raises ValueError for a number below 1 or above what the first batch holds.
+    Returns the whole batch, `(images, labels)`, as the loader gave it; the figure is the current one.
+    Raises ValueError for a number below 1 or above what the batch holds.
     """
-    images, _ = next(iter(trainloader))
-    if not 1 <= num_images <= len(images):
-        raise ValueError(f"num_images must be from 1 to {len(images)}, the size of a batch, not {num_images!r}.")
-    return utils.post_images(images[:num_images].cpu(), cmap="gray_r")
+    images, labels = next(iter(trainloader))
+    whole_number("num_images", num_images, 1, len(images))
+    utils.post_images(images[:num_images].cpu(), cmap="gray_r")
+    return images, labels
 
 
 def train_model(model, trainloader, epochs=15, learning_rate=0.003, momentum=0.9):
@@ -43,8 +45,7 @@ def train_model(model, trainloader, epochs=15, learning_rate=0.003, momentum=0.9
     Returns `(model, minutes)`; the model is then on the fastest device there is. Raises ValueError
     for a number of epochs below 1, and what `utils.train` raises.
     """
-    if epochs < 1:
-        raise ValueError(f"epochs must be a whole number from 1, not {epochs!r}.")
+    epochs = whole_number("epochs", epochs)
     device = utils.get_device()
     model = model.to(device)
     optimizer = utils.get_optimizer(model, "SGD", learning_rate, momentum)
@@ -59,7 +60,7 @@ def train_model(model, trainloader, epochs=15, learning_rate=0.003, momentum=0.9
 
 
 def evaluate_model(model, valloader):
-    """The part of the images that the model reads right, from 0 to 1; printed with their number."""
+    """The fraction of the images that the model reads correctly, from 0 to 1; printed with their number."""
     device = next(model.parameters()).device
     _, percent = utils.test(model, device, valloader, utils.get_loss("nll_loss"))
     print(f"Images: {len(valloader.dataset):,}, accuracy: {percent / 100:.4f}")

@@ -22,7 +22,7 @@ from pathlib import Path
 try:
     import torch
 
-    from checkpoint import BEST, LAST, CheckpointError, fit, load_checkpoint, load_model, write_atomically
+    from checkpoint import BEST, LAST, CheckpointError, load_checkpoint, load_model, write_atomically
     from model import ARCHITECTURES
     from predict import FRAME, ImageError, predict, read_image
 except KeyboardInterrupt:  # these imports take a second or two
@@ -53,6 +53,7 @@ SETTINGS = {  # of a run, with their defaults; kept in its checkpoints
 def train_command(options):
     """Train, keep the run in the folder, and report the best model's figures on the test set."""
     import utils  # here and below, since --infer starts sooner without it
+    from training import fit
 
     folder = Path(options.folder)
     settings = _settings(options, folder / LAST)
@@ -190,7 +191,7 @@ def evaluate_command(options):
     if options.report is None:
         _print_report(model, device, loader, options.json)
         return
-    from report import write_report
+    from insights.report import write_report
 
     holdout = _holdout(loader.dataset)
     validation_loader = _loader(options, device, "validation", holdout=holdout, normalisation=model.normalisation)
@@ -220,29 +221,14 @@ def _load(options, device="cpu"):
 
 
 def _print_report(model, device, loader, as_json=False):
+    from training import evaluate
+
     loss, accuracy, digits = evaluate(model, device, loader)
     if as_json:
         print(json.dumps({"data": str(loader.dataset), "loss": loss, "accuracy": accuracy, "digits": digits}))
         return
     print(f"{loader.dataset}: loss {loss:.4f}, accuracy {accuracy:.2f} %")
     print("  ".join(f"{digit}: {value:.1f} %" for digit, value in zip(loader.dataset.classes, digits, strict=True)))
-
-
-def evaluate(model, device, loader):
-    """Loss, accuracy in % and the accuracy of each of the ten digits in % (NaN for one that is not there)."""
-    import utils
-
-    right, count = torch.zeros(10), torch.zeros(10)
-
-    def counting(outputs, labels):
-        hits = (outputs.argmax(dim=1) == labels).cpu()
-        right.index_add_(0, labels.cpu(), hits.float())
-        count.index_add_(0, labels.cpu(), torch.ones(len(hits)))
-        return criterion(outputs, labels)
-
-    criterion = utils.get_loss()
-    loss, accuracy = utils.test(model, device, loader, counting)
-    return loss, accuracy, (100 * right / count).tolist()
 
 
 # ------------------------------------------------------------------------------------------------

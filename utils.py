@@ -1,4 +1,4 @@
-"""What a session needs: transforms, loaders, optimizers, schedulers, losses and loops; plots passed on."""
+"""What a session needs: transforms, loaders, optimizers, schedulers, losses and loops; plots re-exported."""
 
 import ctypes
 import functools
@@ -13,21 +13,20 @@ from torch.optim import lr_scheduler
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from augment import RandomAffineEach, RandomHorizontalFlipEach  # noqa: F401 (passed on to the notebooks)
+from augment import RandomAffineEach, RandomHorizontalFlipEach  # noqa: F401 (re-exported)
+from checks import choose
 from dataset import load_dataset, make_loader
 from model import MEAN, STD
-from plots import post_accuracyplots, post_display, post_images, post_recipes  # noqa: F401 (passed on to the notebooks)
+from plots import post_accuracyplots, post_display, post_images, post_recipes  # noqa: F401 (re-exported)
 
 # ------------------------------------------------------------------------------------------------
-# Device, precision, seed
+# Device, precision, memory, seed
 # ------------------------------------------------------------------------------------------------
 
 
 def get_device():
-    """The fastest device that this machine has: CUDA, else Apple's MPS, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """The accelerator that PyTorch can use here (CUDA, Apple's MPS, …), else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def get_precision(device):
@@ -55,7 +54,8 @@ def describe_device(device):
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
     else:
-        name = f"{torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        name = f"{threads} thread{'s' if threads > 1 else ''}"
     if get_precision(device) == "bf16":
         how = "bf16 autocast and channels_last memory, since this hardware computes in bf16 natively"
     else:
@@ -63,8 +63,28 @@ def describe_device(device):
     return f"{device.type} ({name}): {how}"
 
 
+def autocast(device, precision=None):
+    """The context for a forward pass: bfloat16 where it is safe for 'bf16', nothing for 'fp32'.
+
+    `precision`: by default what `get_precision` says. Raises ValueError for any other.
+    """
+    device = torch.device(device)
+    precision = precision or get_precision(device)
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"Unknown precision {precision!r}: choose 'fp32' or 'bf16'.")
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def memory_format(device):
+    """How weights lie in memory: channels last, which convolutions prefer, but on MPS contiguous."""
+    return torch.contiguous_format if torch.device(device).type == "mps" else torch.channels_last
+
+
 def set_seed(seed):
-    """Seed Python, NumPy and PyTorch on every device: the same seed gives the same losses."""
+    """Seed Python, NumPy and PyTorch on every device: the same seed gives the same losses.
+
+    For the rest of the process cuDNN takes deterministic algorithms only, and tries out none.
+    """
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -77,7 +97,8 @@ def _keep_freed_memory():
     """Have glibc keep freed blocks for the next batch, where it would hand them back to the system.
 
     Getting the pages of the large activations anew, batch after batch, costs a quarter of an epoch
-    on a CPU (`benchmarks/speed.py` measures it). Elsewhere than on glibc this does nothing.
+    on a CPU (`benchmarks/speed.py` measures it). It holds for the rest of the process, which keeps
+    its peak memory; elsewhere than on glibc it does nothing.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
@@ -174,19 +195,13 @@ SCHEDULERS = {
 LOSSES = {"nll_loss": F.nll_loss, "cross_entropy": F.cross_entropy}
 
 
-def _choose(what, name, choices):
-    if name not in choices:
-        raise ValueError(f"Unknown {what} {name!r}: choose one of {', '.join(choices)}.")
-    return choices[name]
-
-
 def get_optimizer(model, optname="SGD", learningrate=0.01, momentumval=0.9, **kwargs):
     """The optimizer of this name: SGD, Adam, AdamW or RMSprop.
 
     `momentumval` is SGD's momentum, the others have their own; `kwargs` are passed on
     (weight_decay, betas, …). Raises ValueError for an unknown name.
     """
-    kind = _choose("optimizer", optname, OPTIMIZERS)
+    kind = choose("optimizer", optname, OPTIMIZERS)
     if optname == "SGD":
         kwargs.setdefault("momentum", momentumval)
     return kind(model.parameters(), lr=learningrate, **kwargs)
@@ -202,21 +217,33 @@ class _SaysRate:
         if after != before:
             print(f"Learning rate: {', '.join(f'{rate:.3g}' for rate in after)}")
 
+    def __reduce__(self):  # for pickle, which can't find a class that is made on the fly
+        return _unpickled, (type(self).__name__,), self.__dict__
+
+
+@functools.cache
+def _verbose(name):
+    return type(name, (_SaysRate, SCHEDULERS[name]), {})
+
+
+def _unpickled(name):
+    return object.__new__(_verbose(name))
+
 
 def get_scheduler(optimizer, stepsize=10, gamma_val=0.1, verbose_bool=False, *, name="StepLR", **kwargs):
     """The learning-rate scheduler of this name; `verbose_bool` prints the rate when it changes.
 
-    - StepLR: the rate × `gamma_val` every `stepsize` epochs.
+    - StepLR: the rate × `gamma_val` every `stepsize` steps.
     - OneCycleLR: up to `max_lr` (by default the optimizer's rate) and down again over
-      `total_steps` batches; give it to `train`, which steps it after each batch.
-      Smith and Topin 2018, Super-Convergence.
-    - CosineAnnealingLR: down to `eta_min` in `stepsize` epochs (T_max).
+      `total_steps` batches. Smith and Topin 2018, Super-Convergence.
+    - CosineAnnealingLR: down to `eta_min` in `stepsize` steps (T_max).
     - ReduceLROnPlateau: the rate × `gamma_val` after `stepsize` epochs (patience) without a
-      better loss; step it with that loss.
+      lower loss; step it with that loss.
 
-    `kwargs` are passed on. Raises ValueError for an unknown name.
+    A step is an epoch, or a batch: see `get_step_every`. `kwargs` are passed on. Raises ValueError
+    for an unknown name.
     """
-    kind = _choose("scheduler", name, SCHEDULERS)
+    kind = choose("scheduler", name, SCHEDULERS)
     if name == "StepLR":
         kwargs = {"step_size": stepsize, "gamma": gamma_val, **kwargs}
     elif name == "OneCycleLR":
@@ -226,9 +253,23 @@ def get_scheduler(optimizer, stepsize=10, gamma_val=0.1, verbose_bool=False, *, 
         kwargs = {"T_max": stepsize, **kwargs}
     else:
         kwargs = {"patience": stepsize, "factor": gamma_val, **kwargs}
-    if verbose_bool:
-        kind = type(name, (_SaysRate, kind), {})
-    return kind(optimizer, **kwargs)
+    return (_verbose(name) if verbose_bool else kind)(optimizer, **kwargs)
+
+
+def get_step_every(scheduler, step_every=None):
+    """When the scheduler steps: after each 'batch' or each 'epoch'; None without a scheduler.
+
+    By default 'batch' for OneCycleLR and CyclicLR, whose arguments count batches, and 'epoch' for
+    every other. Raises ValueError for another word, or for a ReduceLROnPlateau each batch.
+    """
+    if step_every not in (None, "batch", "epoch"):
+        raise ValueError(f"Unknown step_every {step_every!r}: choose 'batch' or 'epoch'.")
+    if scheduler is None:
+        return None
+    if step_every == "batch" and isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+        raise ValueError("ReduceLROnPlateau steps by the validation loss of an epoch: leave out step_every.")
+    counts_batches = isinstance(scheduler, lr_scheduler.OneCycleLR | lr_scheduler.CyclicLR)
+    return step_every or ("batch" if counts_batches else "epoch")
 
 
 def get_loss(loss_name="nll_loss"):
@@ -237,16 +278,14 @@ def get_loss(loss_name="nll_loss"):
     Called with `(N, 10)` outputs and `(N,)` labels it gives their mean. Raises ValueError for an
     unknown name.
     """
-    return _choose("loss", loss_name, LOSSES)
+    return choose("loss", loss_name, LOSSES)
 
 
 # ------------------------------------------------------------------------------------------------
-# One epoch of training, one pass of testing
+# What the loops count, and show
 # ------------------------------------------------------------------------------------------------
 
-
-# Batches between two looks at the results: a look waits for the device, which on a CPU costs nothing.
-LOOK_EVERY = {"cpu": 1, "gpu": 50}
+READ_EVERY = {"cpu": 1, "gpu": 50}  # batches: reading a number off a GPU waits until it has computed it
 
 
 def _correct(outputs, labels):
@@ -256,6 +295,57 @@ def _correct(outputs, labels):
 def GetCorrectPredCount(pPrediction, pLabels):
     """How many rows of `pPrediction` `(N, 10)` have their largest value at the label `(N,)`: int."""
     return int(_correct(pPrediction, pLabels))
+
+
+class _Tally:
+    """Adds up losses and correct predictions of batches; the means are over the samples.
+
+    Batches are kept on the device until they are read, every few on a GPU. Reading raises
+    FloatingPointError at a loss that is not finite, naming the batch and the learning rate it had.
+    """
+
+    def __init__(self, title, device, optimizer=None):
+        self.title, self.optimizer = title, optimizer
+        self.read_every = READ_EVERY.get(device.type, READ_EVERY["gpu"])
+        self.unread = []  # (loss, correct, size, rate) of batches
+        self.batches = self.samples = self.correct = 0
+        self.loss = 0.0  # summed over the samples, so that a short last batch counts right
+
+    def add(self, loss, outputs, labels):
+        if loss.ndim > 0:
+            raise ValueError("The loss must be a mean over the batch: give it reduction='mean'.")
+        rate = self.optimizer.param_groups[0]["lr"] if self.optimizer else None
+        self.unread.append((loss.detach(), _correct(outputs, labels), len(labels), rate))
+        if len(self.unread) == self.read_every:
+            self.read()
+
+    def read(self):
+        losses, correct, sizes, rates = zip(*self.unread, strict=True)
+        self.unread.clear()
+        for loss, size, rate in zip(torch.stack(losses).tolist(), sizes, rates, strict=True):
+            self.batches += 1
+            if not math.isfinite(loss):
+                at = f" at learning rate {rate:.3g}. Try a tenth of it, or precision='fp32';" if rate else ";"
+                raise FloatingPointError(
+                    f"{self.title}, batch {self.batches}: the loss is {loss}{at}"
+                    " look for weights or inputs that are not finite."
+                )
+            self.loss += loss * size
+        self.correct += int(torch.stack(correct).sum())
+        self.samples += sum(sizes)
+
+    def means(self):
+        """`(loss, accuracy %)` of all batches. Raises ValueError when there was none."""
+        if self.unread:
+            self.read()
+        if not self.samples:
+            raise ValueError("The loader gave no batch: is its data set empty, or drop_last on?")
+        return self.loss / self.samples, 100 * self.correct / self.samples
+
+    def __str__(self):
+        if not self.samples:
+            return ""
+        return f"loss {self.loss / self.samples:.4f}, {100 * self.correct / self.samples:.2f} %"
 
 
 def _watched():
@@ -272,11 +362,11 @@ def _watched():
 
 
 def _progress(loader, title):
-    """A progress bar that leaves no trace: cleared when done, shown only where it is watched.
+    """The loader under a progress bar, which is shown where it is watched, and gone when done.
 
-    In a notebook it goes to stdout, where the line printed next overwrites it in what is saved.
+    In a notebook it is text on stdout, which the line printed next overwrites in what is saved; the
+    widget of tqdm.auto would stay there, dead, once for every pass.
     """
-    live_notebook = not sys.stderr.isatty()
     return tqdm(
         loader,
         desc=title,
@@ -284,70 +374,25 @@ def _progress(loader, title):
         bar_format="{desc} {percentage:3.0f}% |{bar}| {elapsed}<{remaining}{postfix}",
         leave=False,
         disable=not _watched(),
-        file=sys.stdout if live_notebook else sys.stderr,
+        file=sys.stderr if sys.stderr.isatty() else sys.stdout,
     )
 
 
-def _one_pass(model, device, loader, criterion, title, precision, channels_last, optimizer=None, scheduler=None):
-    """One pass over the loader, learning where an optimizer is given; returns `(loss, accuracy %)`."""
+# ------------------------------------------------------------------------------------------------
+# One epoch of training, one pass of testing
+# ------------------------------------------------------------------------------------------------
+
+
+def _ready(model, device, criterion, channels_last):
+    """Lay out the weights as the device prefers; the device, as such."""
     device = torch.device(device)
-    precision = precision or get_precision(device)
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"Unknown precision {precision!r}: choose 'fp32' or 'bf16'.")
     if getattr(criterion, "reduction", "mean") != "mean":
         raise ValueError("The loss must be a mean over the batch: give it reduction='mean'.")
-    if channels_last is None:
-        channels_last = device.type != "mps"
-    model.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    layouts = {None: memory_format(device), True: torch.channels_last, False: torch.contiguous_format}
+    model.to(memory_format=layouts[channels_last])
     if device.type == "cpu":
         _keep_freed_memory()
-
-    look_every = LOOK_EVERY.get(device.type, LOOK_EVERY["gpu"])
-    pending = []  # (loss, correct, size, rate) of the batches not looked at yet
-    total_loss, correct, count, batch = 0.0, 0, 0, 0
-
-    def look():
-        nonlocal total_loss, correct, count
-        losses, rights, sizes, rates = zip(*pending, strict=True)
-        losses, rights = torch.stack(losses).tolist(), torch.stack(rights).tolist()
-        for i, loss in enumerate(losses):
-            if not math.isfinite(loss):
-                at = f" at learning rate {rates[i]:.3g}. Try a tenth of it, or precision='fp32';" if rates[i] else ";"
-                raise FloatingPointError(
-                    f"{title}, batch {batch - len(losses) + i + 1}: the loss is {loss}{at}"
-                    " look for weights or inputs that are not finite."
-                )
-            total_loss += loss * sizes[i]  # weighted, so that a short last batch counts right
-        correct += sum(rights)
-        count += sum(sizes)
-        pending.clear()
-
-    # The weights' memory format is changed above, since what inference_mode makes can't learn later.
-    with torch.inference_mode(optimizer is None), _progress(loader, title) as bar:
-        for batch, (images, labels) in enumerate(bar, start=1):
-            images = images.to(device, non_blocking=True)
-            labels = labels.to(device, non_blocking=True)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                outputs = model(images)
-            loss = criterion(outputs.float(), labels)
-            if loss.ndim > 0:
-                raise ValueError("The loss must be a mean over the batch: give it reduction='mean'.")
-            rate = optimizer.param_groups[0]["lr"] if optimizer else None
-            pending.append((loss.detach(), _correct(outputs, labels), len(labels), rate))
-            if batch % look_every == 0:
-                look()  # before the step: a loss that is no number must not reach the weights
-                bar.set_postfix_str(f"loss {total_loss / count:.4f}, {100 * correct / count:.2f} %", refresh=False)
-            if optimizer is not None:
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-            if scheduler is not None:
-                scheduler.step()
-    if pending:
-        look()
-    if not count:
-        raise ValueError("The loader gave no batch: is its data set empty, or drop_last on?")
-    return total_loss / count, 100 * correct / count
+    return device
 
 
 def train(
@@ -360,35 +405,49 @@ def train(
     train_acc=None,
     *,
     scheduler=None,
+    step_every=None,
     precision=None,
     channels_last=None,
     epoch=None,
 ):
-    """Train for one epoch; return `(loss, accuracy %)`, means over the samples as they were seen.
+    """Train for one epoch; return `(loss, accuracy %)`, means over the samples, each as its batch was met.
 
-    Both are also appended to the lists that are given. `scheduler`: one that counts batches
-    (OneCycleLR, say), stepped after each; those that count epochs the caller steps. `precision`: 'fp32' or
-    'bf16' (autocast), by default what `get_precision` says. `channels_last`: the weights' memory
-    format, by default True except on MPS. `epoch`: its number, for messages; by default counted
-    from the list.
+    Both are also appended to the lists that are given. `scheduler`: stepped after each batch, or once
+    after the epoch: `step_every` ('batch' or 'epoch'), by default as `get_step_every` says. Leave it
+    out and step it yourself if you prefer. `precision`: 'fp32' or 'bf16' (autocast), by default what
+    `get_precision` says. `channels_last`: the weights' memory format, by default True except on MPS.
+    `epoch`: its number, for messages; by default counted from the list.
 
     Raises FloatingPointError when the loss is not finite, naming the epoch, batch and rate, before
     that batch changes the weights (on a GPU: up to 50 batches later); ValueError for a scheduler
-    that counts epochs, an unknown precision, or a loader without a batch.
+    that needs the validation loss, an unknown precision, or a loader without a batch.
     """
-    if isinstance(scheduler, lr_scheduler.StepLR | lr_scheduler.ReduceLROnPlateau):
-        kind = type(scheduler).__name__
-        raise ValueError(f"train steps its scheduler after each batch; {kind} counts epochs: call its step() yourself.")
+    step_every = get_step_every(scheduler, step_every)
+    if isinstance(scheduler, lr_scheduler.ReduceLROnPlateau):
+        raise ValueError("ReduceLROnPlateau steps by a validation loss: call its step(loss) after test, or use fit.")
     if epoch is None and train_losses is not None:
         epoch = len(train_losses) + 1
     title = "Training" if epoch is None else f"Epoch {epoch}"
+    device, context = _ready(model, device, criterion, channels_last), autocast(device, precision)
+    tally = _Tally(title, device, optimizer)
+
     model.train()
-    loss, accuracy = _one_pass(
-        model, device, train_loader, criterion, title, precision, channels_last, optimizer, scheduler
-    )
-    _append(train_losses, loss)
-    _append(train_acc, accuracy)
-    return loss, accuracy
+    with _progress(train_loader, title) as batches:
+        for images, labels in batches:
+            images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            with context:
+                outputs = model(images)  # 1. predict: log-probabilities (N, 10)
+            loss = criterion(outputs.float(), labels)  # 2. compare with the labels
+            tally.add(loss, outputs, labels)
+            optimizer.zero_grad()  # 3. forget the gradients of the batch before
+            loss.backward()  # 4. compute the gradient of every weight
+            optimizer.step()  # 5. move every weight against its gradient
+            if step_every == "batch":
+                scheduler.step()
+            batches.set_postfix_str(str(tally), refresh=False)
+    if step_every == "epoch":
+        scheduler.step()
+    return _noted(tally.means(), train_losses, train_acc)
 
 
 def test(
@@ -406,13 +465,22 @@ def test(
 
     Both are also appended to the lists that are given. Keywords and errors as for `train`.
     """
+    device, context = _ready(model, device, criterion, channels_last), autocast(device, precision)
+    tally = _Tally("Testing", device)
+
     model.eval()
-    loss, accuracy = _one_pass(model, device, test_loader, criterion, "Testing", precision, channels_last)
-    _append(test_losses, loss)
-    _append(test_acc, accuracy)
-    return loss, accuracy
+    with torch.no_grad(), _progress(test_loader, "Testing") as batches:
+        for images, labels in batches:
+            images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            with context:
+                outputs = model(images)
+            tally.add(criterion(outputs.float(), labels), outputs, labels)
+            batches.set_postfix_str(str(tally), refresh=False)
+    return _noted(tally.means(), test_losses, test_acc)
 
 
-def _append(values, value):
-    if values is not None:
-        values.append(value)
+def _noted(means, losses, accuracies):
+    for values, value in zip((losses, accuracies), means, strict=True):
+        if values is not None:
+            values.append(value)
+    return means

@@ -29,6 +29,7 @@ import accuracy  # noqa: E402
 import checkpoint  # noqa: E402
 import dataset  # noqa: E402
 import predict  # noqa: E402
+import training  # noqa: E402
 
 PHOTOS, SEED, STARTS = 500, 0, 7
 
@@ -112,7 +113,7 @@ def cold_start(model, digit):
 def trained():
     """A Net that the two-epoch recipe trained on the whole training set, seed 1."""
     print("Training Net by the two-epoch recipe …", flush=True)
-    return accuracy.trained(accuracy.RECIPES["fast2"], seed=1)[0]
+    return training.train_recipe("fast2", seed=1)[0]
 
 
 def main(arguments=None):

@@ -28,19 +28,20 @@ import accuracy  # noqa: E402
 
 import checkpoint  # noqa: E402
 import model as models  # noqa: E402
+import training  # noqa: E402
 import utils  # noqa: E402
 
 EPOCHS, SEED = 40, 0
 
 
-def training(folder, loaders, seed):
+def train(folder, loaders, seed):
     """The run: a small network with dropout, a rate that changes every batch, a checkpoint an epoch."""
     utils.set_seed(seed)
     model = models.create_model(dropout=0.2)
     optimizer = utils.get_optimizer(model, "AdamW", 0.003)
     scheduler = utils.get_scheduler(optimizer, name="OneCycleLR", total_steps=EPOCHS * len(loaders[0]))
     options = {"epochs": EPOCHS, "scheduler": scheduler, "folder": folder, "resume": True, "verbose": False}
-    checkpoint.fit(model, "cpu", *loaders, optimizer, utils.get_loss(), **options)
+    training.fit(model, "cpu", *loaders, optimizer, utils.get_loss(), **options)
 
 
 def in_child(folder, loaders, seed=SEED, kill_after=None):
@@ -49,7 +50,7 @@ def in_child(folder, loaders, seed=SEED, kill_after=None):
     if child == 0:
         code = 1
         try:
-            training(folder, loaders, seed)
+            train(folder, loaders, seed)
             code = 0
         finally:
             os._exit(code)

@@ -33,6 +33,7 @@ sys.path.insert(0, str(HERE.parent))
 import accuracy  # noqa: E402
 
 import dataset  # noqa: E402
+import training  # noqa: E402
 import utils  # noqa: E402
 from model import Net  # noqa: E402
 
@@ -144,8 +145,8 @@ def measure_epochs(device, repeats, batches):
     slow_loader = Short(documents_loader(train=True), batches)
     fast = {}
     for name in ("fast1", "fast2"):
-        recipe = accuracy.RECIPES[name]
-        fast_loader = accuracy.loader(recipe, "train", dataset="mnist", device=device)
+        recipe = training.RECIPES[name]
+        fast_loader = training.recipe_loader(recipe, "train", dataset="mnist", device=device)
         part = Short(fast_loader, batches * BATCH // recipe["batch_size"])
         net = Net().to(device)
         optimizer = utils.get_optimizer(net, **recipe["optimizer"])

@@ -22,7 +22,8 @@ import accuracy  # noqa: E402
 
 import utils  # noqa: E402
 from checkpoint import load_model  # noqa: E402
-from report import write_report  # noqa: E402
+from insights.report import write_report  # noqa: E402
+from training import train_recipe  # noqa: E402
 
 HOLDOUT = accuracy.HOLDOUT  # training images kept apart, for the temperature
 
@@ -57,7 +58,7 @@ def main(arguments=None):
         model = (
             load_model(options.checkpoint, device)
             if options.checkpoint
-            else accuracy.trained(accuracy.RECIPES["fast1"], seed=1, validation=True)[0]
+            else train_recipe("fast1", seed=1, holdout=HOLDOUT)[0]
         )
         with tempfile.TemporaryDirectory() as folder:
             result = measure(model, device, options.folder or folder)

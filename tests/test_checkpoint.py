@@ -16,6 +16,7 @@ import torch
 
 import checkpoint
 import model as models
+import training
 import utils
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +39,7 @@ def trained(folder, epochs, *, seed=3, optname="AdamW", scheduler=None, planned=
     steps = {"total_steps": planned * len(train_loader)} if scheduler == "OneCycleLR" else {"stepsize": 1}
     schedule = scheduler and utils.get_scheduler(optimizer, name=scheduler, **steps)
     options = {"epochs": epochs, "scheduler": schedule, "folder": folder, "verbose": False, **options}
-    history = checkpoint.fit(model, "cpu", train_loader, validation_loader, optimizer, utils.get_loss(), **options)
+    history = training.fit(model, "cpu", train_loader, validation_loader, optimizer, utils.get_loss(), **options)
     return model, history
 
 

@@ -4,6 +4,7 @@ import copy
 import math
 import random
 import re
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,8 +18,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import dataset
 import insights
-import layers
 import utils
+from insights import inside
 from model import ARCHITECTURES, CNN, ImageClassifier, Net, create_model
 
 CPU = torch.device("cpu")
@@ -223,7 +224,7 @@ def test_temperature_scaling_finds_the_factor_of_the_logits(factor):
 
 
 def test_calibration_with_a_validation_split_shows_both(seen):
-    overconfident = insights.replace(seen, log_probabilities=(4 * seen.log_probabilities).log_softmax(1))
+    overconfident = replace(seen, log_probabilities=(4 * seen.log_probabilities).log_softmax(1))
     _, numbers = insights.calibration(overconfident[::2], overconfident[1::2])
     assert numbers["temperature"] > 1.5
     assert numbers["after"]["ece"] < numbers["before"]["ece"]
@@ -236,7 +237,7 @@ def test_calibration_with_a_validation_split_shows_both(seen):
 def test_embedding_keeps_groups_apart_and_is_the_same_each_time():
     labels = torch.arange(90) % 3
     features = 20 * torch.eye(3, 12)[labels] + torch.randn(90, 12)
-    seen = insights.replace(made_up(certain(labels.tolist()), labels.tolist()), features=features)
+    seen = replace(made_up(certain(labels.tolist()), labels.tolist()), features=features)
     figure, numbers = insights.embedding(seen, images=60)
     points = torch.from_numpy(numbers["points"])
     assert points.shape == (60, 2)
@@ -374,7 +375,7 @@ def test_receptive_field_is_where_the_gradient_of_one_output_reaches(name):
         parameter.data.abs_()
     images = torch.rand(64, 1, 28, 28)  # max-pooling passes it to the largest pixel only: so, many draws
     rows = insights.receptive_field(model)[1]["layers"]
-    recorder = layers.trace(model, images)
+    recorder = inside.trace(model, images)
     given = recorder.kept[0]
     assert len(rows) == len(recorder.layers)
     for row, layer in zip(rows, recorder.layers, strict=True):
@@ -401,10 +402,10 @@ def test_receptive_fields_of_net_are_those_in_its_comments():
 
 
 def test_layers_keep_their_names_and_a_module_that_runs_twice_has_two():
-    names = [layer.name for layer in layers.trace(small(), torch.rand(1, 1, 28, 28)).layers]
+    names = [layer.name for layer in inside.trace(small(), torch.rand(1, 1, 28, 28)).layers]
     assert names == ["0", "3", "4", "3 (2)", "7", "10"]
-    names = [layer.name for layer in layers.trace(ImageClassifier(), torch.rand(1, 1, 28, 28)).layers]
-    assert names == ["layers.0", "layers.2", "layers.4", "layers.6", "layers.8"]
+    names = [layer.name for layer in inside.trace(ImageClassifier(), torch.rand(1, 1, 28, 28)).layers]
+    assert names == ["inside.0", "inside.2", "inside.4", "inside.6", "inside.8"]
 
 
 class Branches(nn.Module):
@@ -543,7 +544,7 @@ def test_a_model_without_convolutions_and_an_unknown_layer(seen):
     with pytest.raises(ValueError, match="no layer 'conv9' with feature maps: choose one of conv1, conv2, max_pool2d"):
         insights.explanations(Net(), images, layer="conv9")
     with pytest.raises(ValueError, match="this model has none"):
-        insights.embedding(insights.replace(seen, features=None))
+        insights.embedding(replace(seen, features=None))
 
 
 # All figures ------------------------------------------------------------------------------------

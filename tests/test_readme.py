@@ -10,6 +10,7 @@ import pytest
 import speed
 
 import pictures
+from training import RECIPES
 
 ROOT = Path(__file__).parents[1]
 
@@ -76,8 +77,7 @@ def test_files_named_in_the_layout_exist():
 
 def test_a_recipe_is_trained_and_summed_up(monkeypatch, capsys):
     """The benchmark itself, on the embedded digits, with two seeds."""
-    recipe = {**accuracy.RECIPES["fast1"], "batch_size": 32}
-    monkeypatch.setitem(accuracy.RECIPES, "tiny", recipe)
+    monkeypatch.setitem(RECIPES, "tiny", {**RECIPES["fast1"], "batch_size": 32})
     result = accuracy.measure("tiny", 2, dataset="digits")
     first, second = result["runs"]
     assert first["loss"] != second["loss"]
@@ -98,7 +98,7 @@ def test_the_notebook_trains_the_recipes_that_are_measured():
         for cell in json.loads((ROOT / "S5.ipynb").read_text(encoding="utf-8"))["cells"]
         if cell["cell_type"] == "code"
     )
-    s5, fast = accuracy.RECIPES["s5"], accuracy.RECIPES["fast1"]
+    s5, fast = RECIPES["s5"], RECIPES["fast1"]
     for line in (
         f"batch_size = {s5['batch_size']}\n",
         f"learning_rate = {s5['optimizer']['learningrate']}\n",

@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import insights
-import report
 import utils
+from insights import report
 from model import CNN, create_model
 
 CPU = torch.device("cpu")

@@ -331,7 +331,7 @@ def test_evaluate_normalises_as_the_model_was_trained(best, tmp_path, capsys):
 
 
 def test_evaluate_writes_a_report(best, tmp_path, capsys, monkeypatch):
-    import report
+    from insights import report
 
     monkeypatch.setattr(report, "EMBEDDED", 50)  # images, for the test's time
     monkeypatch.setattr(report, "DISTORTED", 20)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from model import check_size
+from checks import whole_number
 from plots import STYLE, TEST_STYLE, VALUES
 
 # ------------------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ def feature_maps(model, image, channels=8):
     `image`: `(1, 28, 28)`, normalised. Returns `(figure, {layer name: output})`, each output
     `(C, H, W)`, or `(C,)` for a linear layer, which is drawn as one strip. Each map has its own scale.
     """
-    check_size("channels", channels)
+    channels = whole_number("channels", channels)
     if image.shape[-3:] != (1, 28, 28) or image.numel() != 784:
         raise ValueError(f"feature_maps shows one image of shape (1, 28, 28), not {tuple(image.shape)}.")
     recorder = trace(model, image.reshape(1, 1, 28, 28))

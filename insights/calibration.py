@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from model import check_size
+from checks import whole_number
 from plots import STYLE, TEST_STYLE, TRAIN_STYLE
 
 
@@ -44,7 +44,7 @@ def reliability(log_probabilities, labels, bins=15):
     |accuracy − confidence| of their bin (Guo et al. 2017, On Calibration of Modern Neural Networks).
     Raises ValueError when there is no image, or no bin.
     """
-    check_size("bins", bins)
+    bins = whole_number("bins", bins)
     _some(labels)
     confidence, predicted = log_probabilities.double().exp().max(dim=1)
     which = (confidence * bins).ceil().long().clamp(1, bins) - 1  # bin i holds (i/bins, (i+1)/bins]

@@ -1,16 +1,6 @@
-"""What a network learned, and where it errs, as figures.
+"""A model's answers, computed once, and figures about them: confusions, mistakes, the embedding."""
 
-`predictions` runs the model over the data once; the figures about its answers share what it returns.
-Each figure comes as `(figure, numbers)`, numbers in a dict, and none is shown. A model gives
-log-probabilities `(N, 10)` for normalised images `(N, 1, 28, 28)`, as all of `model.py` do; it is
-used as a copy, in evaluation mode and on the device where it is, so that it stays as it was. The
-figures about its layers (`layers.py`) and its calibration (`calibration.py`) are passed on here.
-"""
-
-import copy
 import math
-import random
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import matplotlib.pyplot as plt
@@ -21,21 +11,11 @@ from matplotlib.patheffects import withStroke
 from torch import nn
 from torch.utils.data import Dataset
 
-from calibration import calibration, fit_temperature, reliability, scale  # noqa: F401 (passed on)
+from checks import whole_number
 from dataset import make_loader
-from layers import (  # noqa: F401 (passed on)
-    device_of,
-    evaluation_copy,
-    explanations,
-    feature_maps,
-    filters,
-    grad_cam,
-    occlusion,
-    receptive_field,
-)
-from model import check_size
+from insights.inside import device_of, evaluation_copy
 from plots import CURVES, STYLE, TEST_STYLE, VALUES
-from utils import MEAN, STD, get_precision
+from utils import autocast, memory_format
 
 # ------------------------------------------------------------------------------------------------
 # The model's answers, computed once
@@ -84,16 +64,15 @@ def _loader(data):
     return make_loader(data, {"batch_size": 500}) if isinstance(data, Dataset) else data
 
 
-def _ready(model):
+def ready(model):
     """An evaluation copy in the memory format that `utils.test` uses."""
-    layout = torch.contiguous_format if device_of(model).type == "mps" else torch.channels_last
-    return evaluation_copy(model).to(memory_format=layout)
+    return evaluation_copy(model).to(memory_format=memory_format(device_of(model)))
 
 
-def _forward(model, images, precision=None):
+def forward(model, images, precision=None):
+    """The model's log-probabilities for a batch, `(N, 10)` float32 on the CPU."""
     device = device_of(model)
-    precision = precision or get_precision(device)
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with torch.no_grad(), autocast(device, precision):
         return model(images.to(device)).float().cpu()
 
 
@@ -104,12 +83,12 @@ def predictions(model, data, *, precision=None):
     Raises ValueError when the data holds no image.
     """
     loader = _loader(data)
-    model = _ready(model)
+    model = ready(model)
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
     features = []
     for module in last:
         module.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].float().cpu()))
-    batches = [(images.cpu(), labels.cpu(), _forward(model, images, precision)) for images, labels in loader]
+    batches = [(images.cpu(), labels.cpu(), forward(model, images, precision)) for images, labels in loader]
     if not batches:
         raise ValueError("The data gave no image: is the data set empty, or drop_last on?")
     images, labels, outputs = (torch.cat(parts) for parts in zip(*batches, strict=True))
@@ -117,7 +96,7 @@ def predictions(model, data, *, precision=None):
     return Predictions(images, labels, outputs, torch.cat(features) if features else None, classes)
 
 
-def _not_empty(seen):
+def not_empty(seen):
     if len(seen) == 0:
         raise ValueError("There are no predictions to show: give at least one image.")
 
@@ -136,7 +115,7 @@ def confusion(seen, pairs=8):
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support  # here: it takes a second
 
-    _not_empty(seen)
+    not_empty(seen)
     labels, predicted, classes = seen.labels.numpy(), seen.predicted.numpy(), range(len(seen.classes))
     matrix = confusion_matrix(labels, predicted, labels=classes)
     scores = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
@@ -180,7 +159,7 @@ def gallery(seen, count=16):
 
     At most `count` of each. Returns `(figure, {"mistakes": indices, "uncertain": indices})` into `seen`.
     """
-    _not_empty(seen)
+    not_empty(seen)
     order = seen.confidence.argsort(descending=True, stable=True)
     mistakes = order[~seen.right[order]]
     uncertain = order[seen.right[order]].flip(0)
@@ -226,7 +205,7 @@ def embedding(seen, images=2000):
 
     if seen.features is None:
         raise ValueError("The embedding shows what goes into the last linear layer, and this model has none.")
-    check_size("images", images)
+    images = whole_number("images", images)
     part = seen[:images]
     if len(part) < 5:
         raise ValueError(f"An embedding needs at least 5 images, not {len(part)}.")
@@ -251,185 +230,3 @@ def embedding(seen, images=2000):
         ax.set(xlabel="first t-SNE dimension", ylabel="second t-SNE dimension")
         ax.legend()
     return figure, {"points": points, "labels": part.labels.numpy()}
-
-
-# ------------------------------------------------------------------------------------------------
-# Robustness
-# ------------------------------------------------------------------------------------------------
-
-
-def _rotate(images, degrees, generator):
-    return _affine(images, [(degrees, 0, 0, 1), (-degrees, 0, 0, 1)])
-
-
-def _shift(images, pixels, generator):
-    return _affine(images, [(0, pixels, 0, 1), (0, -pixels, 0, 1), (0, 0, pixels, 1), (0, 0, -pixels, 1)])
-
-
-def _zoom(images, factor, generator):
-    return _affine(images, [(0, 0, 0, factor)])
-
-
-def _affine(images, kinds):
-    """Each (degrees, x, y, factor) of `kinds` for its share of the images, in turn."""
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2.functional import affine
-
-    out = torch.empty_like(images)
-    for i, (degrees, x, y, factor) in enumerate(kinds):
-        part = slice(i, None, len(kinds))
-        out[part] = affine(images[part], degrees, [x, y], factor, [0.0, 0.0], InterpolationMode.BILINEAR)
-    return out
-
-
-def _blur(images, sigma, generator):
-    from torchvision.transforms.v2.functional import gaussian_blur
-
-    return gaussian_blur(images, 2 * math.ceil(3 * sigma) + 1, sigma) if sigma else images
-
-
-def _noise(images, sigma, generator):
-    return images + sigma * torch.randn(images.shape, generator=generator)
-
-
-def _contrast(images, factor, generator):
-    mean = images.mean((1, 2, 3), keepdim=True)
-    return mean + factor * (images - mean)
-
-
-DISTORTIONS = {  # name → (function, unit, levels; the one that changes nothing first)
-    "rotation": (_rotate, "degrees, to either side", (0, 10, 20, 30, 45, 60, 90)),
-    "shift": (_shift, "pixels, along an axis", (0, 1, 2, 3, 4, 6, 8)),
-    "zoom": (_zoom, "factor", (1.0, 0.4, 0.55, 0.7, 0.85, 1.2, 1.5, 1.8)),
-    "blur": (_blur, "σ of the Gaussian, in pixels", (0, 0.5, 1, 1.5, 2, 3)),
-    "noise": (_noise, "σ, of black to white", (0, 0.1, 0.2, 0.3, 0.45, 0.6)),
-    "contrast": (_contrast, "factor", (1.0, 0.7, 0.5, 0.35, 0.2, 0.1, 0.05)),
-}
-
-
-def robustness(models, data, images=1000, *, mean=MEAN, std=STD):
-    """Accuracy against the strength of six distortions, a curve for each model.
-
-    `models`: name → model; `data`: a loader, a `DigitImages` or `Predictions`, of which the
-    first `images` are used, normalised by `mean` and `std`. The images in [0, 1] are rotated,
-    shifted, zoomed, blurred, given Gaussian noise (the same for every model), or their contrast
-    about their mean is scaled; cut to [0, 1] and normalised again (after Hendrycks and Dietterich
-    2019, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations). Returns
-    `(figure, {distortion: {"levels": […], model name: accuracies in %}})`. Raises ValueError when
-    there is no model, more than four, or no image.
-    """
-    if not 1 <= len(models) <= len(CURVES):
-        raise ValueError(f"robustness draws 1 to {len(CURVES)} models, not {len(models)}.")
-    if not isinstance(data, Predictions):
-        data = predictions(next(iter(models.values())), data)
-    _not_empty(data)
-    check_size("images", images)
-    pixels, labels = data.images[:images] * std + mean, data.labels[:images]
-    copies = {name: _ready(model) for name, model in models.items()}
-    numbers = {}
-    for name, (distort, _, levels) in DISTORTIONS.items():
-        numbers[name] = {"levels": sorted(levels)} | {model: [] for model in copies}
-        for level in numbers[name]["levels"]:
-            distorted = distort(pixels, level, torch.Generator().manual_seed(0)).clamp(0, 1)
-            for model, network in copies.items():
-                parts = [_forward(network, (part - mean) / std) for part in distorted.split(500)]
-                right = (torch.cat(parts).argmax(dim=1) == labels).double().mean().item()
-                numbers[name][model].append(100 * right)
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2, 3, figsize=(11, 6), sharey=True, layout="constrained")
-        for ax, (name, found) in zip(axes.flat, numbers.items(), strict=True):
-            for model, style in zip(copies, CURVES, strict=False):
-                ax.plot(found["levels"], found[model], label=model, **{**style, "markersize": 4})
-            _, unit, levels = DISTORTIONS[name]
-            ax.axvline(levels[0], color="gray", linewidth=1, linestyle=":")
-            ax.set(title=name.capitalize(), xlabel=f"{name} ({unit})", ylabel="accuracy (%)", ylim=(0, 103))
-        axes[0, 0].legend(loc="lower left")
-        figure.suptitle(f"Accuracy on {len(labels):,} distorted images (dotted: as they are)")
-    return figure, numbers
-
-
-# ------------------------------------------------------------------------------------------------
-# Learning-rate range test
-# ------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _same_random_state(loader):
-    """Python's, NumPy's, PyTorch's and the loader's random state are afterwards as they were."""
-    before = random.getstate(), np.random.get_state()
-    parts = loader, getattr(loader, "sampler", None)
-    generators = [part.generator for part in parts if getattr(part, "generator", None) is not None]
-    states = [generator.get_state() for generator in generators]
-    with torch.random.fork_rng():
-        try:
-            yield
-        finally:
-            random.setstate(before[0])
-            np.random.set_state(before[1])
-            for generator, state in zip(generators, states, strict=True):
-                generator.set_state(state)
-
-
-def _endless(loader):
-    while True:
-        batch = None
-        for batch in loader:
-            yield batch
-        if batch is None:
-            raise ValueError("The data gave no image: is the data set empty, or drop_last on?")
-
-
-def rate_range(model, optimizer, data, criterion, *, low=1e-5, high=1.0, steps=100):
-    """The learning-rate range test: the loss while the rate rises exponentially from `low` to `high`.
-
-    A copy of the model is trained for `steps` batches (again from the start of `data` if it has
-    fewer) with a copy of the optimizer; it stops early when the smoothed loss is four times its
-    least, or not finite (Smith 2017, Cyclical Learning Rates for Training Neural Networks). The
-    suggested rate is a tenth of the one where that loss is least, which is near the edge of
-    divergence (Howard and Gugger 2020, Deep Learning for Coders). Model, optimizer and random state
-    are afterwards as they were.
-
-    Returns `(figure, {"rates", "losses", "smoothed", "suggested"})`. Raises ValueError for data
-    without a batch, an odd range of rates, or a loss that is not finite from the start.
-    """
-    if not 0 < low < high or steps < 10:
-        raise ValueError(f"The range test needs 0 < low < high and 10 steps, not {low}, {high} and {steps}.")
-    trained = {parameter for group in optimizer.param_groups for parameter in group["params"]}
-    if not trained <= set(model.parameters()):
-        raise ValueError("The optimizer trains other parameters than this model's: make it from model.parameters().")
-    loader, device = _loader(data), device_of(model)
-    precision = get_precision(device)
-    losses, smoothed, mean = [], [], 0.0
-    rates = np.geomspace(low, high, steps)
-    with _same_random_state(loader):
-        model, optimizer = copy.deepcopy((model, optimizer))  # together, so that it holds the copy's weights
-        model.train()
-        for (images, labels), rate in zip(_endless(loader), rates, strict=False):
-            for group in optimizer.param_groups:
-                group["lr"] = float(rate)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                outputs = model(images.to(device))
-            loss = criterion(outputs.float(), labels.to(device))
-            mean = 0.9 * mean + 0.1 * loss.item()
-            if not math.isfinite(loss.item()):
-                break
-            losses.append(loss.item())
-            smoothed.append(mean / (1 - 0.9 ** len(losses)))  # the mean starts at 0, which this makes good
-            if smoothed[-1] > 4 * min(smoothed):
-                break
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-    if len(losses) < 3:
-        raise ValueError("The loss is not finite from the start: give a smaller `low`, or look at the weights.")
-    rates, smoothed = rates[: len(losses)], np.array(smoothed)
-    suggested = float(rates[smoothed.argmin()]) / 10
-    with plt.rc_context(STYLE):
-        figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
-        ax.plot(rates, losses, color="lightgray", linewidth=1, label="each batch")
-        ax.plot(rates, smoothed, label="smoothed", **{**TEST_STYLE, "marker": ""})
-        ax.axvline(suggested, color="black", linestyle="--", label=f"suggested: {suggested:.2g}")
-        ax.set(title="Learning-rate range test", xlabel="learning rate", ylabel="loss", xscale="log")
-        ax.set_ylim(0, 1.5 * max(smoothed[0], np.median(smoothed)))
-        ax.legend(loc="lower left")
-    return figure, {"rates": rates, "losses": np.array(losses), "smoothed": smoothed, "suggested": suggested}

@@ -9,19 +9,22 @@ import argparse
 import contextlib
 import hashlib
 import os
+import re
 import shutil
-import socket
 import sys
 import tempfile
-import threading
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils.collate import default_collate_fn_map
 from torchvision import datasets
+
+from checks import whole_number
 
 # ------------------------------------------------------------------------------------------------
 # What there is
@@ -45,9 +48,11 @@ MNIST_SHA256 = {  # of the uncompressed files
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 SUMS_FILE = "SHA256SUMS"  # written beside a download; the only sums known for the other two sets
-SOCKET_LIMIT = 5  # seconds that one connection or read may hang
-STALL_LIMIT = 15  # seconds without a new byte after which a download is given up
+CONNECT_LIMIT = 4  # seconds to connect to one address of a mirror, which may have eight
+STALL_LIMIT = 15  # seconds without a new byte after which a mirror is given up
 RETRY_AFTER = 60  # seconds for which a failed download is not tried again
+HOLDOUT = 5_000  # training images that holdout="auto" holds out for validation …
+DIGITS_HOLDOUT = 287  # … and of the embedded digits, a fifth of their 1,437
 
 
 class DataMissing(FileNotFoundError):
@@ -67,14 +72,43 @@ class DigitsInstead(UserWarning):
 # ------------------------------------------------------------------------------------------------
 
 
+class Sample(tuple):
+    """One `(image, label)`; a type of its own, since `default_collate` goes by the type of the samples."""
+
+    __slots__ = ()
+
+
+class Batch(Sequence):
+    """N samples fetched at once: `images` `(N, 1, 28, 28)`, `labels` `(N,)`; `batch[i]` is a `Sample`."""
+
+    def __init__(self, images, labels):
+        self.images, self.labels = images, labels
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return Sample((self.images[index], int(self.labels[index])))
+
+
+def collate_samples(batch, *, collate_fn_map=None):
+    """Samples as `(images (N, 1, 28, 28), labels (N,) int64)`: a `Batch` as it is, a list by stacking."""
+    if isinstance(batch, Batch):
+        return batch.images, batch.labels
+    images, labels = zip(*batch, strict=True)
+    return torch.stack(images), torch.tensor(labels)
+
+
+default_collate_fn_map[Sample] = collate_samples  # PyTorch's way to extend a DataLoader's default collate_fn
+
+
 class DigitImages(Dataset):
     """Images and labels held as two tensors, fetched a whole batch at a time.
 
     `images`: uint8 `(N, 28, 28)`, 0 is background; `labels`: int64 `(N,)`; `classes`: names of
     the labels; `name` and `split` say which data this is. `dataset[i]` is `(transform(image),
-    int)` with an image `(1, 28, 28)`. A DataLoader calls `__getitems__` instead, and so gets
-    `(transform(images), labels)` for `(N, 1, 28, 28)` images by one tensor index; it needs
-    `collate_fn=keep_batch`, since that is a batch already.
+    int)` with an image `(1, 28, 28)`. A DataLoader calls `__getitems__` instead, which fetches a
+    `Batch` by one tensor index and transforms its `(N, 1, 28, 28)` images together.
     """
 
     def __init__(self, images, labels, *, name, split, classes, transform=None):
@@ -90,11 +124,10 @@ class DigitImages(Dataset):
         images = self.images[index].unsqueeze(1)  # (N, 1, 28, 28)
         if self.transform is not None:
             images = self.transform(images)
-        return images, self.labels[index]
+        return Batch(images, self.labels[index])
 
     def __getitem__(self, index):
-        images, labels = self.__getitems__([index])
-        return images[0], int(labels[0])
+        return self.__getitems__([index])[0]
 
     def __repr__(self):
         return f"{self.name}, {self.split}: {len(self):,} images of 28×28"
@@ -108,23 +141,21 @@ class DigitImages(Dataset):
         return self
 
 
-def keep_batch(batch):
-    """The `collate_fn` for a DataLoader of `DigitImages`, which come as a batch."""
-    return batch
-
-
 def load_dataset(split, dataset="auto", root=None, *, transform=None, holdout=0):
     """Load one split as a `DigitImages`.
 
     `split`: 'train', 'test', or 'validation', which is `holdout` images taken from the training
     set by a fixed random choice; 'train' with the same `holdout` is the rest of it.
+    `holdout`: a number of images, 0 for none, or 'auto' for the usual share: 5,000 images (HOLDOUT)
+    of the big sets, 287 (DIGITS_HOLDOUT) of the embedded digits. The test set is never divided.
     `dataset`: 'mnist', 'fashion_mnist', 'kmnist', 'digits' (scikit-learn's, embedded), or 'auto':
-    MNIST where it can be had, else the embedded digits, with a warning that says why.
+    MNIST if it is there or can be downloaded, else the embedded digits, with a warning that says why.
     `root`: the folder that holds `MNIST/raw`; by default the variable MNIST_DATA, else `data/`
     beside this file.
 
-    Raises ValueError for an unknown split or data set or a holdout that doesn't fit, DataMissing
-    when a data set asked for by name cannot be had, DataDamaged for a file with the wrong content.
+    Raises ValueError for an unknown split or data set, or a holdout that is no whole number below
+    the size of the training set; DataMissing when a data set asked for by name is neither there nor
+    to be downloaded; DataDamaged for a file with the wrong content.
     """
     if split not in ("train", "validation", "test"):
         raise ValueError(f"Unknown split {split!r}: choose 'train', 'validation' or 'test'.")
@@ -139,7 +170,7 @@ def load_dataset(split, dataset="auto", root=None, *, transform=None, holdout=0)
         except DataMissing as problem:
             if dataset != "auto":
                 raise
-            if root not in _told:  # loudly, but once
+            if root not in _told:
                 _told.add(root)
                 warnings.warn(
                     "USING SCIKIT-LEARN'S EMBEDDED DIGITS INSTEAD OF MNIST: 1,797 real 8×8 digits brought to"
@@ -152,14 +183,17 @@ def load_dataset(split, dataset="auto", root=None, *, transform=None, holdout=0)
     return _hold_out(data, split, holdout)
 
 
-_told = set()  # roots without MNIST that have been warned of
+_told = set()  # roots without MNIST; one warning for each is enough
 
 
 def _hold_out(data, split, holdout):
-    if split == "test" or (split == "train" and holdout == 0):
+    if split == "test":
         return data
-    if not isinstance(holdout, int) or not 0 < holdout < len(data):
-        raise ValueError(f"holdout must be a whole number from 1 to {len(data) - 1} here, not {holdout}.")
+    if isinstance(holdout, str) and holdout == "auto":
+        holdout = HOLDOUT if len(data) > HOLDOUT else DIGITS_HOLDOUT
+    holdout = whole_number("holdout", holdout, low=0 if split == "train" else 1, high=len(data) - 1)
+    if holdout == 0:
+        return data  # in the order of the files
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))
     keep = order[:holdout] if split == "validation" else order[holdout:]
     data.images, data.labels, data.split = data.images[keep], data.labels[keep], split
@@ -170,7 +204,7 @@ class BatchesOnDevice:
     """Batches of indices that are drawn on the device, so that not even they are copied to it."""
 
     def __init__(self, length, device, batch_size=1, shuffle=False, drop_last=False):
-        self.length, self.device, self.batch_size = length, device, batch_size
+        self.length, self.device, self.batch_size = length, device, whole_number("batch_size", batch_size)
         self.shuffle, self.drop_last = shuffle, drop_last
 
     def __iter__(self):
@@ -184,17 +218,20 @@ class BatchesOnDevice:
 def make_loader(data, kwargs, device=None):
     """A DataLoader of `DigitImages` with the caller's kwargs; see `utils.get_MNISTdataset_with_loader`.
 
-    `device`: keep the data there if it fits, and draw the batches there. Raises ValueError for
-    kwargs that can't be had then.
+    `device`: keep the data there if it fits, and draw the batches there; with `batch_size=None` single
+    samples, as always. Raises ValueError for kwargs that don't go with data on a device.
     """
-    kwargs = {"collate_fn": keep_batch, **kwargs}
+    kwargs = dict(kwargs)
     if device is not None and torch.device(device).type != "cpu" and data.to(device).images.device.type != "cpu":
         if kwargs.get("num_workers") or kwargs.get("pin_memory"):
             raise ValueError("Data kept on the device needs num_workers=0 and pin_memory=False.")
         if own := {"sampler", "batch_sampler", "generator"} & {name for name in kwargs if kwargs[name] is not None}:
             raise ValueError(f"Data kept on the device is drawn there: leave out {', '.join(sorted(own))}, or device.")
-        choice = {name: kwargs.pop(name) for name in ("batch_size", "shuffle", "drop_last") if name in kwargs}
-        kwargs["batch_sampler"] = BatchesOnDevice(len(data), data.images.device, **choice)
+        if kwargs.get("batch_size", 1) is not None:
+            choice = {name: kwargs.pop(name) for name in ("batch_size", "shuffle", "drop_last") if name in kwargs}
+            kwargs["batch_sampler"] = BatchesOnDevice(len(data), data.images.device, **choice)
+            # default_collate looks at the first sample, and to make its label an int would wait for the device.
+            kwargs["collate_fn"] = kwargs.get("collate_fn") or collate_samples
     return DataLoader(data, **kwargs)
 
 
@@ -242,7 +279,7 @@ def verify(name, path):
     sums and the command that repairs it.
     """
     content = bytearray(path.read_bytes())  # a bytearray, so that the tensor may own it
-    found, expected = hashlib.sha256(content).hexdigest(), _expected_sum(name, path)
+    found, expected = hashlib.sha256(content).hexdigest(), _known_sums(name, path.parent).get(path.name)
     if expected and found != expected:
         raise DataDamaged(_damage(name, path, f"its SHA-256 is {found}, expected {expected}"))
     dimensions = 3 if "images" in path.name else 1
@@ -264,23 +301,24 @@ def _damage(name, path, what):
     )
 
 
-def _expected_sum(name, path):
+def _known_sums(name, folder):
+    """File name → SHA-256, as far as known."""
     if name == "mnist":
-        return MNIST_SHA256[path.name]
-    sums = path.with_name(SUMS_FILE)
+        return MNIST_SHA256
+    sums = folder / SUMS_FILE
     lines = sums.read_text().splitlines() if sums.is_file() else []
-    return {file: total for total, _, file in (line.partition("  ") for line in lines)}.get(path.name)
+    return {file: total for total, _, file in (line.partition("  ") for line in lines)}
 
 
 _failures = {}  # (name, root) → (when, why), so that a dead network is waited for only once
 
 
 def download(name, root, wanted=ALL_FILES):
-    """Download a data set through torchvision and put the `wanted` files into its raw folder.
+    """Download the `wanted` files of a data set into its raw folder, from the mirrors torchvision knows.
 
-    Everything happens in a temporary folder in `root`; a file is moved to its place only when
-    complete and verified. Raises DataMissing when torchvision finds no mirror that gives the
-    files, or after STALL_LIMIT seconds without a new byte.
+    A file is moved to its place only when all are complete and verified. Raises DataMissing when no
+    mirror gives the files; one that sends no byte for STALL_LIMIT seconds is given up. (Looking up a
+    host name has the system's own limit, some 10 to 30 seconds.)
     """
     folder = raw_folder(name, root)
     when, why = _failures.get((name, str(root)), (None, None))
@@ -298,56 +336,62 @@ def download(name, root, wanted=ALL_FILES):
 
 def _try_download(name, root, folder, wanted):
     """Return None when the files are in place, else the reason why not."""
-    outcome = []
-
-    # torchvision's class under its own name, from which it takes its folder's, with mirrors of our own.
-    source = type(SOURCES[name].__name__, (SOURCES[name],), {"mirrors": list(SOURCES[name].mirrors)})
-
-    def fetch(target):
-        try:
-            source(target, download=True)  # checks the MD5 of each archive
-            outcome.append(None)
-        except Exception as problem:  # whatever it is, the caller says it in one sentence
-            outcome.append(problem)
-
-    limit_before, existed = socket.getdefaulttimeout(), root.exists()
+    existed = root.exists()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root, prefix=".download-", ignore_cleanup_errors=True) as target:
-            socket.setdefaulttimeout(SOCKET_LIMIT)
-            # A daemon thread, since a look-up of a host name cannot be given a time limit.
-            worker = threading.Thread(target=fetch, args=(target,), daemon=True)
-            worker.start()
-            size, since = -1, time.monotonic()
-            while worker.is_alive():
-                worker.join(0.1)
-                now = sum(f.stat().st_size for f in Path(target).rglob("*") if f.is_file())
-                if now != size:
-                    size, since = now, time.monotonic()
-                elif time.monotonic() - since > STALL_LIMIT:
-                    source.mirrors.clear()  # or the thread, once awake, would go on with the next
-                    return f"no byte arrived for {STALL_LIMIT} seconds"
-            if outcome[0] is not None:
-                return " ".join(str(outcome[0]).split()) or type(outcome[0]).__name__
-            fresh = raw_folder(name, target)
-            sums = {}
-            for file in ALL_FILES:
-                sums[file] = hashlib.sha256((fresh / file).read_bytes()).hexdigest()
+        with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as fresh:
+            fresh = Path(fresh)
+            if why := _fetch(SOURCES[name], wanted, fresh):
+                return why
+            sums = {file: hashlib.sha256((fresh / file).read_bytes()).hexdigest() for file in wanted}
+            for file in wanted:
                 if name == "mnist" and sums[file] != MNIST_SHA256[file]:
                     return f"what came as {file} has the SHA-256 {sums[file]}, expected {MNIST_SHA256[file]}"
+            sums = _known_sums(name, folder) | sums
+            (fresh / SUMS_FILE).write_text("".join(f"{sums[file]}  {file}\n" for file in sums))
             folder.mkdir(parents=True, exist_ok=True)
-            for file in wanted:
+            for file in (*wanted, SUMS_FILE):
                 os.replace(fresh / file, folder / file)
-            (fresh / SUMS_FILE).write_text("".join(f"{sums[f]}  {f}\n" for f in ALL_FILES))
-            os.replace(fresh / SUMS_FILE, folder / SUMS_FILE)
     except OSError as problem:
         return f"{problem.strerror or problem}" + (f" ({problem.filename})" if problem.filename else "")
     finally:
-        socket.setdefaulttimeout(limit_before)
         if not existed:
             with contextlib.suppress(OSError):  # it is not empty: the download has succeeded
                 root.rmdir()
     return None
+
+
+def _fetch(source, wanted, folder):
+    """Fetch and unpack the `wanted` files of torchvision's class `source`, checking each archive's MD5.
+
+    Each mirror goes on where the one before it failed. Returns None, or what each of them failed by.
+    """
+    import pooch  # here, since few runs download
+
+    pooch.get_logger().setLevel("ERROR")
+    downloader = pooch.HTTPDownloader(timeout=(CONNECT_LIMIT, STALL_LIMIT))
+    failures = []
+    for mirror in source.mirrors:
+        try:
+            for archive, md5 in source.resources:
+                if (file := archive.removesuffix(".gz")) in wanted:
+                    unpack = pooch.Decompress(name=file)
+                    pooch.retrieve(mirror + archive, f"md5:{md5}", archive, folder, unpack, downloader)
+            return None
+        except (OSError, ValueError) as problem:  # of the network or the disk; another MD5
+            failures.append(f"{mirror} ({_in_brief(problem)})")
+    return "; ".join(failures)
+
+
+def _in_brief(problem):
+    """The cause in a few words, which requests and urllib3 wrap in several layers of their own."""
+    text = str(problem)
+    if "connect timeout" in text:
+        return f"no connection within {CONNECT_LIMIT} seconds"
+    if "timed out" in text:
+        return f"no byte arrived for {STALL_LIMIT} seconds"
+    system = re.search(r"\[\w+ -?\d+\] ([^'\")]+)", text)  # such as "[Errno 111] Connection refused"
+    return system[1] if system else text.partition(". ")[0]
 
 
 # ------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Plots of samples and runs, in the one style of all figures. Each returns its figure, and shows none.
 
-`utils` passes these on, so that a notebook needs one import line.
+`utils` re-exports these, so that a notebook needs one import line.
 """
 
 import matplotlib.pyplot as plt
@@ -102,8 +102,11 @@ def post_images(images, titles=None, *, columns=10, limits=None, cmap="gray"):
 
     `images`: a tensor of them, or a list in which their sizes may differ.
     `limits`: the values shown as black and white; by default each image's own lowest and highest.
+    Raises ValueError when there is none.
     """
     images = [np.asarray(image).reshape(image.shape[-2:]) for image in images]
+    if not images:
+        raise ValueError("There is no image to show: give at least one.")
     rows = -(-len(images) // columns)
     height = 8 / columns + (0.3 if titles else 0.05)
     figure, axes = plt.subplots(rows, columns, figsize=(8, height * rows), squeeze=False)

@@ -1,10 +1,11 @@
-"""Any image of a single digit → MNIST's own conditions → ten probabilities.
+"""Any image of a single digit → 28×28 pixels as in MNIST → ten probabilities.
 
 MNIST's digits were scaled to fit 20×20 pixels and centred by their mass in 28×28, white on black
 (LeCun et al. 1998, Gradient-based learning applied to document recognition, section III.A). A
-photograph or drawing is brought to the same before a network sees it.
+photograph or drawing is preprocessed in the same way before it goes into a network.
 """
 
+import contextlib
 import math
 import warnings
 from pathlib import Path
@@ -16,18 +17,12 @@ from scipy import ndimage
 
 from model import MEAN, STD
 
-FORMATS = (
-    "PNG",
-    "JPEG",
-    "BMP",
-    "GIF",
-    "WEBP",
-    "PPM",
-)  # no EPS, for which PIL runs Ghostscript; no TIFF, whose library prints
-MAX_PIXELS = 64_000_000  # refused before decoding
-WORKING_SIZE = 400  # longest side (pixels) at which the digit is looked for
+# Without EPS, for which PIL runs Ghostscript, and TIFF, whose library prints to stderr.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM")
+MAX_PIXELS = 64_000_000  # larger images are refused before decoding
+WORKING_SIZE = 400  # longest side (pixels) of the image in which the digit is segmented
 SIDE, FRAME = 20, 28  # the digit's longest side and the frame's, in pixels
-MIN_CONTRAST = 0.08  # of full scale: less than this is paper
+MIN_CONTRAST = 0.08  # of full scale: a smaller difference from the paper is not ink
 MIN_STROKE = 2.0  # pixels at 20×20; MNIST's strokes are about 2 to 3, a ball-point pen's 0.5
 
 
@@ -47,7 +42,7 @@ def read_image(image):
     integers up to 255 or, for more than 8 bits, 1023, 4095, 16383 or 65535. EXIF orientation is
     applied, transparency laid onto white. Sides longer than 400 pixels are scaled down to 400.
     Raises FileNotFoundError, IsADirectoryError or another OSError for a path that can't be opened,
-    ImageError for what is no image, empty, or larger than 64 megapixels.
+    ImageError for a file or array that is not an image, is empty, or is larger than 64 megapixels.
     """
     if isinstance(image, str | Path):
         return _from_file(Path(image))
@@ -62,7 +57,7 @@ def _from_file(path):
     if not path.exists():
         raise FileNotFoundError(f"There is no image {path}.")
     if not path.is_file():
-        raise ImageError(f"{path} is no regular file, so it can't be an image.")
+        raise ImageError(f"{path} is a device or a pipe, not an image file: save the image in a file first.")
     if path.stat().st_size == 0:
         raise ImageError(f"{path} is empty: it has no bytes.")
     try:
@@ -74,7 +69,7 @@ def _from_file(path):
     except Image.DecompressionBombError:
         raise ImageError(_too_large(path)) from None
     except PermissionError:
-        raise PermissionError(f"{path} can't be opened: permission denied.") from None
+        raise PermissionError(f"{path} can't be opened: you have no permission to read it.") from None
     except Exception:
         raise ImageError(_damaged(path)) from None
     with image:
@@ -93,11 +88,11 @@ def _decoded(image, name):
 
 
 def _damaged(name):
-    return f"{name} is damaged, and can't be read: use another copy of it."
+    return f"{name} is damaged and can't be read: use another copy of it."
 
 
 def _too_large(name):
-    return f"{name} is too large: at most {MAX_PIXELS // 1_000_000} megapixels are read; scale it down first."
+    return f"{name} is too large: the limit is {MAX_PIXELS // 1_000_000} megapixels. Scale it down first."
 
 
 def _grey(image, name):
@@ -107,7 +102,7 @@ def _grey(image, name):
     if image.width * image.height > MAX_PIXELS:
         raise ImageError(_too_large(name))
     orientation = _orientation(image)
-    if image.mode.startswith(("I", "F")):  # 16 and 32 bits; convert would cut them at 255
+    if image.mode.startswith(("I", "F")):  # 16 and 32 bits, which convert would clip at 255
         grey = _shrink(_scaled(np.asarray(image), name))
     else:
         if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
@@ -129,7 +124,11 @@ def _orientation(image):
 
 
 def _upright(grey, orientation):
-    """Undo the camera's turn (EXIF 2.32, tag 274)."""
+    """Undo the camera's rotation and mirroring (EXIF 2.32, tag 274).
+
+    By hand, since `ImageOps.exif_transpose` also writes the EXIF block anew and raises where any other tag
+    in it is damaged.
+    """
     if orientation >= 5:
         grey = grey.T
     if orientation in (2, 3, 6, 7):
@@ -163,13 +162,13 @@ def _from_array(array):
     except ValueError:
         raise ImageError("The image's rows differ in length: give (H, W) numbers.") from None
     if array.dtype.kind not in "buif":
-        raise ImageError(f"An image is a path, a PIL image, or an array of numbers, not {kind}.")
+        raise ImageError(f"An image is a path, a PIL image, or an array of numbers, not {kind}: give one of them.")
     if array.ndim == 3 and array.shape[0] == 1:
         array = array[0]
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
-        raise ImageError(f"An array of shape {array.shape} is no image: give (H, W), (H, W, 3) or (H, W, 4).")
+        raise ImageError(f"An array of shape {array.shape} is not an image: give (H, W), (H, W, 3) or (H, W, 4).")
     if array.size == 0:
         raise ImageError(f"The array is empty: its shape is {array.shape}.")
     if array.shape[0] * array.shape[1] > MAX_PIXELS:
@@ -184,13 +183,13 @@ def _from_array(array):
 def _scaled(array, name):
     """Numbers of any type as float32 in [0, 1]."""
     if not np.isfinite(array).all():
-        raise ImageError(f"{name} holds values that are not finite.")
+        raise ImageError(f"{name} holds values that are not finite (NaN or infinity): replace them.")
     if array.dtype.kind == "b":
         return array.astype(np.float32)
     low, high = array.min(), array.max()
     if array.dtype.kind == "f":
         full = 1 if high <= 1 else 255
-    else:  # cameras and scanners give 10, 12 and 14 bits in 16
+    else:  # cameras and scanners store 10, 12 or 14 bits in 16
         full = next((full for full in (255, 1023, 4095, 16383) if high <= full), 65535)
     if low < 0 or high > full:
         raise ImageError(f"{name} holds values from {low} to {high}: give 0 to 255, or floats in [0, 1].")
@@ -205,45 +204,47 @@ def _scaled(array, name):
 def prepare(image):
     """Any image of a single digit → `(28, 28)` float32 in [0, 1], white on black, as MNIST's are.
 
-    Dark on light or light on dark; uneven light is removed. Takes what `read_image` takes and
-    raises what it raises, and ImageError for a blank page.
+    Dark on light or light on dark; uneven lighting is removed. Takes what `read_image` takes and
+    raises what it raises, and ImageError for an image that is blank or too small.
     """
     grey = read_image(image)
     name = str(image) if isinstance(image, str | Path) else "The image"
     if min(grey.shape) < 4 or max(grey.shape) < 8:
-        raise ImageError(f"{name} is too small for a digit: {grey.shape[1]}×{grey.shape[0]} pixels.")
+        raise ImageError(f"{name} is too small for a digit: {grey.shape[1]}×{grey.shape[0]} pixels. Use a larger one.")
     ink = _ink(grey)
     mask = _digit(ink)
     if mask is None:
         raise ImageError(f"{name} is blank: no digit stands out from it. (What is transparent counts as white.)")
-    ink = np.where(ndimage.binary_dilation(mask), ink, 0)  # the soft edge of the strokes too
+    ink = np.where(ndimage.binary_dilation(mask), ink, 0)  # with the blurred edge of the strokes
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     ink, mask = ink[box], mask[box]
-    # The middle of a stroke is white in MNIST, whatever the pen; a hair line has hardly a middle.
+    # The core of a stroke is white in MNIST, whatever the pen. A very thin line is nearly all edge: its 75th
+    # percentile would make noise white, so that at least half the maximum is taken.
     full = max(np.percentile(ink[mask], 75), ink[mask].max() / 2)
     small = _fit_in_square(np.clip(ink / full, 0, 1), mask)
     return torch.from_numpy(_centred(small))
 
 
 def _ink(grey):
-    """How much each pixel differs from the paper, positive where there is ink.
+    """How much each pixel of grey values `(H, W)` differs from the paper, positive where there is ink.
 
-    The paper's brightness is a quadratic surface, fitted again and again without what lies far
-    from it; the ink lies on the side of the larger deviations, so either may be the darker.
+    The paper's brightness is modelled as a quadratic surface, fitted by iteratively reweighted least
+    squares so that the ink does not count; the ink is on the side of the larger deviations, and may be
+    darker or lighter than the paper.
     """
     height, width = grey.shape
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1).reshape(-1, 6)
     values = grey.ravel()
     step = max(1, values.size // 20_000)  # enough points to fit six numbers
-    points, seen = terms[::step], values[::step]
-    # The rim of a picture of a digit is paper, even where a thick digit fills more than half of it.
+    points, samples = terms[::step], values[::step]
+    # The border of the picture shows paper, even where a thick digit fills more than half of it.
     weight = np.clip((np.maximum(abs(x), abs(y)).ravel()[::step] - 0.5) * 2, 0.05, 1) ** 2
-    start, keep = weight, np.ones(len(seen), bool)
+    start, keep = weight, np.ones(len(samples), bool)
     for _ in range(12):
-        surface = np.linalg.lstsq(points * weight[:, None], seen * weight, rcond=None)[0]
-        off = abs(seen - points @ surface)
+        surface = np.linalg.lstsq(points * weight[:, None], samples * weight, rcond=None)[0]
+        off = abs(samples - points @ surface)
         limit = max(3 * 1.4826 * np.median(off[keep]), 0.02)
         keep = off < limit
         if keep.sum() < 50:
@@ -255,7 +256,7 @@ def _ink(grey):
 
 
 def _digit(ink):
-    """Where the digit is: a mask `(H, W)` without specks and what lies at the rim, or None on a blank page."""
+    """The digit's mask `(H, W)`, without specks and what touches the border; None for a blank page."""
     smooth = ndimage.gaussian_filter(ink, max(ink.shape) / 400)
     noise = 1.4826 * np.median(abs(ink - smooth))
     high = np.percentile(smooth, 99.95) if smooth.size > 4000 else smooth.max()
@@ -265,16 +266,16 @@ def _digit(ink):
     labels, count = ndimage.label(mask, np.ones((3, 3)))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = 0
-    rim = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
+    border = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     inside = sizes.copy()
-    inside[rim] = 0
-    if inside.max() >= 0.2 * sizes.max():  # else the digit itself touches the rim
+    inside[border] = 0
+    if inside.max() >= 0.2 * sizes.max():  # else the digit itself touches the border
         sizes = inside
     return (sizes >= 0.05 * sizes.max())[labels] & mask
 
 
 def _otsu(values, bins=128):
-    """The threshold that parts the values best into two classes (Otsu 1979)."""
+    """The threshold with the largest variance between the two classes (Otsu 1979)."""
     counts, edges = np.histogram(values, bins)
     centres = (edges[:-1] + edges[1:]) / 2
     below, sums = np.cumsum(counts), np.cumsum(counts * centres)
@@ -285,9 +286,10 @@ def _otsu(values, bins=128):
 
 
 def _fit_in_square(ink, mask):
-    """The cropped digit with its longest side at 20 pixels, its aspect kept."""
+    """The cropped digit scaled to 20 pixels on its longest side, its aspect ratio kept."""
     scale = SIDE / max(ink.shape)
-    # A strip of width w lies w / 4 from its edge on average. Thin pens fade away at 20 pixels.
+    # In a strip of width w the mean distance to the edge is w / 4. The strokes of a thin pen would fade when they
+    # are scaled down to 20 pixels, and are made wider first.
     stroke = 4 * ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1][mask].mean() * scale
     if stroke < MIN_STROKE:
         extra = math.ceil((MIN_STROKE - stroke) / scale / 2)
@@ -317,7 +319,19 @@ def _centred(small):
 # ------------------------------------------------------------------------------------------------
 
 
-@torch.inference_mode()
+@contextlib.contextmanager
+def _evaluating(model):
+    """Eval mode; afterwards each module's mode is as it was, that of a frozen BatchNorm too."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@torch.no_grad()  # not inference_mode: what comes back may go into a computation with gradients
 def predict(model, image, *, mean=None, std=None):
     """Ten probabilities `(10,)`, and the image `(28, 28)` in [0, 1] that the network saw.
 
@@ -326,17 +340,13 @@ def predict(model, image, *, mean=None, std=None):
     `load_model` noted in `model.normalisation`, else MNIST's. Raises what `prepare` raises, and
     ValueError when the answer is not finite.
     """
-    seen = prepare(image)
+    digit = prepare(image)
     noted = getattr(model, "normalisation", (MEAN, STD))
     mean, std = noted[0] if mean is None else mean, noted[1] if std is None else std
-    where = next(model.parameters()).device
-    mode = model.training
-    model.eval()
-    try:
-        outputs = model(((seen - mean) / std).view(1, 1, FRAME, FRAME).to(where))
-    finally:
-        model.train(mode)
+    device = next(model.parameters()).device
+    with _evaluating(model):
+        outputs = model(((digit - mean) / std).view(1, 1, FRAME, FRAME).to(device))
     probabilities = outputs[0].float().exp().cpu()
     if not probabilities.isfinite().all():
-        raise ValueError("The model's answer is not a number: its weights are damaged.")
-    return probabilities, seen
+        raise ValueError("The model's answer is not a number: its weights are damaged. Use another checkpoint.")
+    return probabilities, digit

@@ -8,7 +8,6 @@ import math
 import os
 import socket
 import time
-import warnings
 from datetime import datetime
 from pathlib import Path
 
@@ -165,7 +164,6 @@ def evaluate(model, device, loader):
 
 HISTORY = "history.csv"  # beside LAST and BEST
 COLUMNS = ("train_loss", "train_acc", "validation_loss", "validation_acc", "rate", "seconds")
-LOCK_SECONDS = 6  # a killed run's loader workers hold its lock until they notice, within 5 seconds
 
 
 def fit(
@@ -288,21 +286,19 @@ def _only_run(folder):
 
     The operating system lets go of the lock when its process ends, however it ends.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock, owner = filelock.FileLock(folder / ".lock"), folder / ".lock-owner"
     try:
-        lock.acquire(timeout=LOCK_SECONDS)
-    except filelock.Timeout:
-        try:
-            first = owner.read_text(encoding="utf-8").strip()
-        except OSError:
-            first = "started just now"
-        raise RunningError(f"A run goes on in {folder} ({first}): wait for its end, or take another folder.") from None
-    except NotImplementedError:
-        warnings.warn(f"The file system of {folder} has no locks: start no second run there.", stacklevel=4)
-    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0.5)  # by when a run that starts at the same moment has said who it is
         since = datetime.now().strftime("%Y-%m-%d %H:%M:%S")
-        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}, since {since}\n", encoding="utf-8")
+        owner.write_text(f"process {os.getpid()} on {socket.gethostname()}, since {since}", encoding="utf-8")
+    except filelock.Timeout:
+        first = owner.read_text(encoding="utf-8") if owner.exists() else "it has just begun"
+        raise RunningError(f"A run goes on in {folder} ({first}): wait for its end, or take another folder.") from None
+    except OSError as problem:
+        lock.release()
+        raise type(problem)(f"Could not write {folder}: {problem.strerror or problem}.") from None
+    try:
         yield
     finally:
         with contextlib.suppress(OSError):

@@ -74,12 +74,17 @@ def same(one, other):
     return one[1] == other[1] and all(map(torch.equal, one[0], other[0]))
 
 
-def measure(kills):
-    """Kill so many runs; return how many left what, and how many were resumed to the same weights."""
-    loaders = [
+def make_loaders():
+    """Training and validation loader of the embedded digits."""
+    return [
         utils.get_MNISTdataset_with_loader(split, {"batch_size": size, "shuffle": True}, dataset="digits", holdout=287)
         for split, size in (("train", 400), ("validation", 300))
     ]
+
+
+def measure(kills):
+    """Kill so many runs; return how many left what, and how many were resumed to the same weights."""
+    loaders = make_loaders()
     dice = random.Random(SEED)
     counts = {"kills": kills, "before_the_first": 0, "loaded": 0, "temporary": 0, "same_weights": 0}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""A model's answers, computed once, and figures about them: confusions, mistakes, the embedding."""
+"""A model's answers, computed once, and figures about them: confusion matrix, mistakes, embedding."""
 
 import math
 from dataclasses import dataclass, replace
@@ -13,21 +13,21 @@ from torch.utils.data import Dataset
 
 from checks import whole_number
 from dataset import make_loader
-from insights.inside import device_of, evaluation_copy
+from insights.inside import DoesNotApply, device_of, evaluation_copy
 from plots import CURVES, STYLE, TEST_STYLE, VALUES
 from utils import autocast, memory_format
 
 # ------------------------------------------------------------------------------------------------
-# The model's answers, computed once
+# Predictions
 # ------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Predictions:
-    """A model's answers to a data set, on the CPU, in the loader's order; `seen[::2]` is a part of them.
+    """A model's answers to a data set, on the CPU, in the loader's order; `answers[::2]` is a part of them.
 
     `images`: `(N, 1, 28, 28)`, normalised; `labels`: `(N,)`; `log_probabilities`: `(N, 10)` float32;
-    `features`: `(N, D)`, what goes into the last linear layer, or None without one; `classes`: the labels' names.
+    `features`: `(N, D)`, the inputs of the last linear layer, or None without one; `classes`: the labels' names.
     """
 
     images: torch.Tensor
@@ -46,17 +46,17 @@ class Predictions:
 
     @property
     def predicted(self):
-        """The most probable class of each image, `(N,)`."""
+        """The most probable class of each image, `(N,)`; of equal ones the first."""
         return self.log_probabilities.argmax(dim=1)
 
     @property
     def confidence(self):
-        """The probability of that class, `(N,)`."""
+        """The probability of the most probable class, `(N,)`."""
         return self.log_probabilities.exp().amax(dim=1)
 
     @property
     def right(self):
-        """Whether it is the label, `(N,)`."""
+        """Whether the most probable class is the label, `(N,)`."""
         return self.predicted == self.labels
 
 
@@ -96,8 +96,8 @@ def predictions(model, data, *, precision=None):
     return Predictions(images, labels, outputs, torch.cat(features) if features else None, classes)
 
 
-def not_empty(seen):
-    if len(seen) == 0:
+def not_empty(answers):
+    if len(answers) == 0:
         raise ValueError("There are no predictions to show: give at least one image.")
 
 
@@ -106,8 +106,10 @@ def not_empty(seen):
 # ------------------------------------------------------------------------------------------------
 
 
-def confusion(seen, pairs=8):
-    """The confusion matrix, precision, recall and F1 of each class, and the pairs most often confused.
+def confusion(answers, pairs=8):
+    """The confusion matrix, precision, recall and F1 of each class, and the most frequent confusions.
+
+    `answers`: `Predictions`; `pairs`: how many of the confusions are named at most.
 
     Returns `(figure, {"matrix": (10, 10) counts, rows true, columns predicted; "precision",
     "recall", "f1": (10,); "support": (10,) images a class; "pairs": [(true, predicted, count), …]})`,
@@ -115,8 +117,8 @@ def confusion(seen, pairs=8):
     """
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support  # here: it takes a second
 
-    not_empty(seen)
-    labels, predicted, classes = seen.labels.numpy(), seen.predicted.numpy(), range(len(seen.classes))
+    not_empty(answers)
+    labels, predicted, classes = answers.labels.numpy(), answers.predicted.numpy(), range(len(answers.classes))
     matrix = confusion_matrix(labels, predicted, labels=classes)
     scores = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0)
     numbers = dict(zip(("precision", "recall", "f1", "support"), scores, strict=True))
@@ -131,10 +133,10 @@ def confusion(seen, pairs=8):
         bright = matrix > max(2, matrix.max()) ** 0.6
         for t, p in np.argwhere(matrix):
             left.text(p, t, matrix[t, p], ha="center", va="center", color="black" if bright[t, p] else "white")
-        left.set(title=f"{int(np.trace(matrix)):,} of {len(seen):,} right", xlabel="predicted", ylabel="true")
-        long = max(map(len, seen.classes)) > 2
+        left.set(title=f"{int(np.trace(matrix)):,} of {len(answers):,} correct", xlabel="predicted", ylabel="true")
+        long = max(map(len, answers.classes)) > 2
         for ax, axis in ((left, "x"), (left, "y"), (top, "x")):
-            ax.set(**{f"{axis}ticks": classes, f"{axis}ticklabels": seen.classes})
+            ax.set(**{f"{axis}ticks": classes, f"{axis}ticklabels": answers.classes})
             ax.tick_params(axis, rotation=90 if long and axis == "x" else 0)
         left.grid(False)
         left.spines[:].set_visible(False)
@@ -143,31 +145,33 @@ def confusion(seen, pairs=8):
             top.plot(np.arange(len(matrix)) + shift, 100 * numbers[name], label=name.replace("f1", "F1"), **style)
         top.set(xlabel="class", ylabel="score (%)")
         top.legend(ncols=3, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1))
-        names = [f"{seen.classes[t]} read as {seen.classes[p]}" for t, p, _ in numbers["pairs"]]
+        names = [f"{answers.classes[t]} → {answers.classes[p]}" for t, p, _ in numbers["pairs"]]
         bars = bottom.barh(names, [count for *_, count in numbers["pairs"]], color=TEST_STYLE["color"])
         bottom.bar_label(bars, padding=3)
-        bottom.set(title="Most often confused" if names else "No mistake", xlabel="images")
-        bottom.set(ylabel="true label, prediction")
+        bottom.set(title="Most frequent confusions" if names else "No mistakes", xlabel="images")
+        bottom.set(ylabel="true → predicted")
         bottom.invert_yaxis()
         bottom.grid(axis="y", visible=False)
         bottom.xaxis.get_major_locator().set_params(integer=True)
     return figure, numbers
 
 
-def gallery(seen, count=16):
-    """The mistakes, most confident first, and the right answers, least confident first.
+def gallery(answers, count=16):
+    """The mistakes, most confident first, and the correct predictions, least confident first.
 
-    At most `count` of each. Returns `(figure, {"mistakes": indices, "uncertain": indices})` into `seen`.
+    At most `count` of each. Returns `(figure, {"mistakes": [index, …], "uncertain": [index, …]})`, positions
+    in `answers`, which are `Predictions`.
     """
-    not_empty(seen)
-    order = seen.confidence.argsort(descending=True, stable=True)
-    mistakes = order[~seen.right[order]]
-    uncertain = order[seen.right[order]].flip(0)
+    not_empty(answers)
+    order = answers.confidence.argsort(descending=True, stable=True)
+    mistakes = order[~answers.right[order]]
+    uncertain = order[answers.right[order]].flip(0)
     numbers = {"mistakes": mistakes[:count].tolist(), "uncertain": uncertain[:count].tolist()}
     rows = [max(1, -(-len(indices) // 8)) for indices in numbers.values()]
+    wrong = f"{len(mistakes):,} mistakes in {len(answers):,} images, most confident first"
     titles = (
-        f"{len(mistakes):,} mistakes of {len(seen):,}: the most confident ones" if len(mistakes) else "No mistake",
-        "Right, but least certain, and what was next",
+        wrong if len(mistakes) else "No mistakes",
+        "Correct predictions, least confident first, with the second most probable class",
     )
     with plt.rc_context(STYLE):
         figure = plt.figure(figsize=(10, 1.75 * sum(rows) + 0.7), layout="constrained")
@@ -178,14 +182,14 @@ def gallery(seen, count=16):
             for ax in axes.flat:
                 ax.axis("off")
             for ax, i in zip(axes.flat, indices, strict=False):
-                ax.imshow(seen.images[i, 0].numpy(), cmap="gray")
-                others = seen.log_probabilities[i].clone()
-                others[seen.predicted[i]] = -math.inf  # of two equal ones, topk might name the other first
-                first, second = seen.classes[seen.predicted[i]], seen.classes[others.argmax()]
-                true = seen.classes[seen.labels[i]]
-                words = (f"true {true},", f"read {first}") if first != true else (f"{true}, next", f"{second}")
+                ax.imshow(answers.images[i, 0].numpy(), cmap="gray")
+                others = answers.log_probabilities[i].clone()
+                others[answers.predicted[i]] = -math.inf  # of two equal ones, topk might name the other first
+                first, second = answers.classes[answers.predicted[i]], answers.classes[others.argmax()]
+                true = answers.classes[answers.labels[i]]
+                words = (f"true {true},", f"pred. {first}") if first != true else (f"{true}, second", f"{second}")
                 name = " ".join(words) if len(true + first) < 4 else "\n".join(words)
-                ax.set_title(f"{name}\n{100 * seen.confidence[i]:.1f} %", fontsize="small")
+                ax.set_title(f"{name}\n{100 * answers.confidence[i]:.1f} %", fontsize="small")
     return figure, numbers
 
 
@@ -194,27 +198,27 @@ def gallery(seen, count=16):
 # ------------------------------------------------------------------------------------------------
 
 
-def embedding(seen, images=2000):
-    """The features before the last layer in two dimensions, each image drawn as its true digit.
+def embedding(answers, images=2000):
+    """The inputs of the last linear layer in two dimensions, each image drawn as its true digit.
 
-    The first `images` of them, by t-SNE (van der Maaten and Hinton 2008) from the two principal
-    components, the same at every run. Returns `(figure, {"points": (n, 2), "labels": (n,)})`. Raises ValueError for a
-    model without a linear layer, or fewer than 5 images.
+    The first `images` of `answers`, which are `Predictions`, by t-SNE (van der Maaten and Hinton 2008) started
+    from the two principal components, with a fixed seed. Returns `(figure, {"points": (n, 2), "labels": (n,)})`.
+    Raises DoesNotApply for a model without a linear layer, or fewer than 5 images.
     """
     from sklearn.manifold import TSNE
 
-    if seen.features is None:
-        raise ValueError("The embedding shows what goes into the last linear layer, and this model has none.")
+    if answers.features is None:
+        raise DoesNotApply("The embedding shows the inputs of the last linear layer, and this model has none.")
     images = whole_number("images", images)
-    part = seen[:images]
+    part = answers[:images]
     if len(part) < 5:
-        raise ValueError(f"An embedding needs at least 5 images, not {len(part)}.")
+        raise DoesNotApply(f"An embedding needs at least 5 images, not {len(part)}.")
     perplexity = min(30, (len(part) - 1) / 3)
     points = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(part.features.numpy())
-    colours = plt.get_cmap(VALUES)(np.linspace(0, 0.9, len(seen.classes)))
+    colours = plt.get_cmap(VALUES)(np.linspace(0, 0.9, len(answers.classes)))
     with plt.rc_context(STYLE):
         figure, ax = plt.subplots(figsize=(7, 6.4), layout="constrained")
-        for i, name in enumerate(seen.classes):
+        for i, name in enumerate(answers.classes):
             x, y = points[(part.labels == i).numpy()].T
             marker = f"${name}$" if len(name) == 1 else f"${i}$"
             ax.scatter(x, y, s=28, marker=marker, color=colours[i], linewidths=0)
@@ -224,9 +228,9 @@ def embedding(seen, images=2000):
                 size = "xx-large" if len(name) == 1 else "medium"
                 ax.text(np.median(x), np.median(y), name, size=size, weight="bold", **at)
         x, y = points[~part.right.numpy()].T
-        label = f"the {len(x)} misread among them" if len(x) else "none is misread"
+        label = f"{len(x):,} misclassified" if len(x) else "none misclassified"
         ax.scatter(x, y, s=110, facecolors="none", edgecolors="black", label=label)
-        ax.set(title=f"What goes into the last layer, {len(part):,} images in two dimensions")
-        ax.set(xlabel="first t-SNE dimension", ylabel="second t-SNE dimension")
+        ax.set(title=f"Inputs of the last linear layer: t-SNE of {len(part):,} images")
+        ax.set(xlabel="t-SNE dimension 1", ylabel="t-SNE dimension 2")
         ax.legend()
     return figure, {"points": points, "labels": part.labels.numpy()}

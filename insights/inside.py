@@ -1,9 +1,8 @@
-"""What happens between image and answer: filters, feature maps, Grad-CAM, occlusion, receptive fields.
+"""What happens between image and prediction: filters, feature maps, Grad-CAM, occlusion, receptive fields.
 
-Each figure comes as `(figure, numbers)`, numbers in a dict. A model is a network of `model.py` or one
+Each figure is returned as `(figure, numbers)`, numbers in a dict. A model is a network of `model.py` or one
 of its kind: images `(N, 1, 28, 28)`, normalised, in, log-probabilities `(N, 10)` out, its layers a chain.
 It is used as a copy, in evaluation mode and on the device where it is, so that it stays as it was.
-`insights` passes these functions on.
 """
 
 import copy
@@ -19,6 +18,13 @@ from torch.overrides import TorchFunctionMode
 from checks import whole_number
 from plots import STYLE, TEST_STYLE, VALUES
 
+SIGNED = "RdBu_r"  # the colour map of weights: diverging, blue below 0, white at 0, red above
+
+
+class DoesNotApply(ValueError):
+    """This model or data cannot have the figure (a network without convolutions has no filters, say)."""
+
+
 # ------------------------------------------------------------------------------------------------
 # The layers that a forward pass runs through
 # ------------------------------------------------------------------------------------------------
@@ -33,7 +39,8 @@ SOFTMAX = {"softmax", "log_softmax"}
 class Layer:
     """A convolution, pooling or linear layer as it ran, with what follows it elementwise (ReLU, batch norm).
 
-    `kernel`, `stride`, `padding`, `dilation`: in its input's positions, None where they are not known;
+    `kernel`, `stride`, `padding` (on the left and above), `dilation`: in its input's positions, None where
+    they are not known;
     `output`: `(N, C, H, W)` or `(N, C)`.
     """
 
@@ -68,11 +75,11 @@ class _Recorder(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         output = function(*args, **kwargs)
-        seen = {id(tensor) for tensor in self.kept}
+        known = {id(tensor) for tensor in self.kept}
         tensors = []
         for given in (*args, *kwargs.values()):
             several = given if isinstance(given, tuple | list) else (given,)  # torch.cat takes a list of them
-            tensors += [each for each in several if isinstance(each, torch.Tensor) and id(each) in seen]
+            tensors += [each for each in several if isinstance(each, torch.Tensor) and id(each) in known]
         if tensors and isinstance(output, torch.Tensor):
             self._note(function.__name__, tensors, args, kwargs, output)
         return output
@@ -97,7 +104,8 @@ class _Recorder(TorchFunctionMode):
             kernel = size.pop() if len(size) == 1 else None
             dilation, padding = given(5, "dilation", 1), given(4, "padding", 0)
             if isinstance(padding, str):
-                padding = dilation * (kernel - 1) / 2 if padding == "same" and kernel and dilation else 0
+                # of an odd total, PyTorch puts the larger part on the right and below
+                padding = dilation * (kernel - 1) // 2 if padding == "same" and kernel and dilation else 0
             layer = Layer("", "convolution", output, kernel, given(3, "stride", 1), padding, dilation)
         elif function in WINDOWS:
             kernel = given(1, "kernel_size", None)
@@ -149,7 +157,7 @@ def trace(model, images):
 def _convolutional(recorder, what):
     found = [layer for layer in recorder.layers if layer.kind == "convolution"]
     if not found:
-        raise ValueError(f"{what} needs a convolution, and this model has none: give a convolutional model.")
+        raise DoesNotApply(f"{what} needs a convolution, and this model has none: give a convolutional model.")
     return found
 
 
@@ -159,15 +167,15 @@ def _convolutional(recorder, what):
 
 
 def receptive_field(model, size=28):
-    """The table of receptive fields: for each layer the square of image pixels that one output sees.
+    """The table of receptive fields: for each layer the square of image pixels that one output depends on.
 
     Returns `(figure, {"layers": rows})`, a row a layer: `name`, `kind`, `kernel`, `stride`, `jump`
     (the distance in pixels between the centres of two neighbouring outputs), `output` (positions
     along a side), `field` (pixels along a side; with padding it may be larger than the image) and
-    `centre` (of the first output's field, in pixels; 0 is the middle of the image's first one).
+    `centre` (of the first output's field along a side, in pixels; 0 is the centre of the image's first pixel).
     From a layer to the next: field += (kernel − 1) · jump, jump ×= stride (Dumoulin and Visin 2016,
     A guide to convolution arithmetic; Araujo et al. 2019, Computing Receptive Fields). A linear
-    layer after the flattening is a window over all positions. Raises ValueError for a model without
+    layer after the flattening is a window over all positions. Raises DoesNotApply for a model without
     convolutions, one with branches, or one with windows that are not square.
     """
     recorder = trace(model, torch.zeros(1, 1, size, size))
@@ -178,12 +186,15 @@ def receptive_field(model, size=28):
 
 def _geometry(recorder, size):
     if not recorder.chain:
-        raise ValueError("Receptive fields are derived for a chain of layers, and this model has branches.")
+        raise DoesNotApply("Receptive fields are derived for a chain of layers, and this model has branches.")
     rows, field, jump, centre, positions = [], 1, 1, 0.0, size
     for layer in recorder.layers:
         kernel, stride = (positions, 1) if layer.kind == "linear" else (layer.kernel, layer.stride)
         if None in (kernel, stride, layer.padding, layer.dilation):
-            raise ValueError(f"The receptive field of layer {layer.name!r} is not known: its windows are no squares.")
+            raise DoesNotApply(
+                f"The receptive field of layer {layer.name!r} is not known: it is not a convolution or pooling with"
+                " square windows of one size."
+            )
         reach = (kernel - 1) * layer.dilation * jump
         field += reach
         centre += reach / 2 - layer.padding * jump
@@ -228,14 +239,14 @@ def _strip(maps):
 
 
 def filters(model):
-    """The kernels of the first convolution, as images on one common scale.
+    """The kernels of the first convolution, as images on one common scale with 0 in its middle.
 
     Returns `(figure, {"weights": (filters, height, width), "layer": name})`; of a layer with
-    several input channels the first is shown. Raises ValueError for a model without convolutions.
+    several input channels the first is shown. Raises DoesNotApply for a model without convolutions.
     """
     convolutions = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     if not convolutions:
-        raise ValueError("Filters need a convolution, and this model has none: give a convolutional model.")
+        raise DoesNotApply("Filters need a convolution, and this model has none: give a convolutional model.")
     name, first = convolutions[0]
     weights = first.weight.detach().float().cpu().numpy()[:, 0]
     columns, limit = 8, float(abs(weights).max())
@@ -245,23 +256,30 @@ def filters(model):
     mosaic = np.concatenate([_strip(line) for line in lines])
     with plt.rc_context(STYLE):
         figure, ax = plt.subplots(figsize=(7.2, 0.75 * rows + 0.9), layout="constrained")
-        figure.colorbar(ax.imshow(mosaic, cmap=VALUES, vmin=-limit, vmax=limit), label="weight", shrink=0.8)
-        ax.set_title(f"The {len(weights)} filters of {name}, {weights.shape[1]}×{weights.shape[2]} pixels each")
+        # grey between the filters, where white would look like weights of 0
+        colours = plt.get_cmap(SIGNED).with_extremes(bad="0.6")
+        figure.colorbar(ax.imshow(mosaic, cmap=colours, vmin=-limit, vmax=limit), label="weight", shrink=0.8)
+        size = f"{weights.shape[1]}×{weights.shape[2]}"
+        ax.set_title(f"The {len(weights)} filters of {name}, {size} weights each (white: 0)")
         ax.axis("off")
     return figure, {"layer": name, "weights": weights}
 
 
 def feature_maps(model, image, channels=8):
-    """What every layer makes of one digit: after its activation, the `channels` maps that vary most.
+    """The outputs of every layer for one image, after its activation: the `channels` maps of largest variance.
 
     `image`: `(1, 28, 28)`, normalised. Returns `(figure, {layer name: output})`, each output
     `(C, H, W)`, or `(C,)` for a linear layer, which is drawn as one strip. Each map has its own scale.
+    Raises DoesNotApply for a model without convolution, pooling or linear layers, ValueError for another
+    shape, or no channel.
     """
     channels = whole_number("channels", channels)
     if image.shape[-3:] != (1, 28, 28) or image.numel() != 784:
         raise ValueError(f"feature_maps shows one image of shape (1, 28, 28), not {tuple(image.shape)}.")
     recorder = trace(model, image.reshape(1, 1, 28, 28))
     outputs = {layer.name: layer.output.detach().float().cpu().numpy()[0] for layer in recorder.layers}
+    if not outputs:
+        raise DoesNotApply("Feature maps need a convolution, pooling or linear layer, and this model has none.")
     heights = [1 if output.ndim == 3 else 0.3 for output in outputs.values()]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
@@ -287,12 +305,12 @@ def feature_maps(model, image, channels=8):
             words = f"{name}\n{'×'.join(map(str, output.shape))}"
             ax.text(-0.01, 0.5, words, transform=ax.transAxes, ha="right", va="center")
             ax.axis("off")
-        figure.suptitle(f"One digit, layer by layer: the {channels} maps that vary most, and their numbers")
+        figure.suptitle(f"Outputs of each layer for one image: the {channels} maps of largest variance, by channel")
     return figure, outputs
 
 
 # ------------------------------------------------------------------------------------------------
-# Which pixels speak for the answer
+# Which pixels a prediction rests on
 # ------------------------------------------------------------------------------------------------
 
 
@@ -325,15 +343,15 @@ def _some_images(images):
 
 
 def grad_cam(model, images, targets=None, layer=None):
-    """Where a layer's features speak for a digit: `(N, 28, 28)`, 0 where they don't.
+    """Grad-CAM, where a layer's features support a digit: `(N, 28, 28)`, 0 where they do not.
 
     The layer's maps after its activation, weighted by the mean gradient of the digit's logit,
     summed and cut at 0 (Selvaraju et al. 2017, Grad-CAM). They are enlarged bilinearly, each value
     lying at the centre of its receptive field: without padding, outputs do not reach the image's
     edge, and stretching the map over the whole image would shift it. `images`: `(N, 1, 28, 28)`; `targets`:
     `(N,)` digits, by default the predicted ones; `layer`: its name, by default the last
-    convolution. Raises ValueError for no image, a model without convolutions, with branches or with windows
-    that are no squares, an unknown layer, or targets that are no digits.
+    convolution. Raises DoesNotApply for a model without convolutions, with branches or with windows that
+    are not square; ValueError for no image, an unknown layer, or targets that are not digits.
     """
     _some_images(images)
     recorder = trace(model, images)
@@ -352,12 +370,12 @@ def grad_cam(model, images, targets=None, layer=None):
 
 
 def occlusion(model, images, targets=None, window=6, stride=2):
-    """How much the digit's log-probability falls when a patch is blackened: `(N, 28, 28)`.
+    """Occlusion: how much the digit's log-probability falls when a patch is blackened: `(N, 28, 28)`.
 
     Each pixel holds the mean fall over the `window`×`window` patches that cover it; negative where
     blackening helps. Black is the least value in the images. Zeiler and Fergus 2014, Visualizing
     and Understanding Convolutional Networks; computed by Captum. `images`, `targets`: as for
-    `grad_cam`. Works for any model. Raises ValueError for no image or targets that are no digits.
+    `grad_cam`. Works for any model. Raises ValueError for no image or targets that are not digits.
     """
     _some_images(images)
     from captum.attr import Occlusion  # here, since its import takes a second
@@ -378,13 +396,13 @@ def occlusion(model, images, targets=None, window=6, stride=2):
 
 
 def explanations(model, images, labels=None, *, targets=None, layer=None, maps=("grad_cam", "occlusion")):
-    """For each image a row: the digit, its Grad-CAM, its occlusion map, and the probabilities.
+    """For each image a row: the image, its Grad-CAM, its occlusion map, and the predicted probabilities.
 
-    Light is high in both maps, each on its own scale; the occlusion map's title has its largest value.
+    Brighter is higher, each map on its own scale; the occlusion map's title gives its maximum.
     `images`: `(N, 1, 28, 28)`, a handful; `labels`: `(N,)` true digits, for the titles; `targets`,
     `layer`: as for `grad_cam`; `maps`: which of the two, since Grad-CAM needs convolutions. Returns
     `(figure, {"probabilities": (N, 10), "targets": (N,), "grad_cam": (N, 28, 28), "occlusion": …})`.
-    Raises ValueError as `grad_cam` does, and for an unknown map.
+    Raises what `grad_cam` raises, and ValueError for an unknown map.
     """
     _some_images(images)
     if unknown := set(maps) - {"grad_cam", "occlusion"}:
@@ -397,7 +415,7 @@ def explanations(model, images, labels=None, *, targets=None, layer=None, maps=(
         numbers["grad_cam"] = grad_cam(model, images, targets, layer).numpy()
     if "occlusion" in maps:
         numbers["occlusion"] = occlusion(model, images, targets).numpy()
-    titles = {"grad_cam": "Grad-CAM for {}", "occlusion": "occlusion for {}, most {:.2g}"}
+    titles = {"grad_cam": "Grad-CAM for {}", "occlusion": "occlusion for {}, max. {:.2g}"}
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             len(images), 2 + len(maps), figsize=(2.2 * (2 + len(maps)) + 0.8, 2.15 * len(images)), squeeze=False,

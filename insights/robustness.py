@@ -1,4 +1,4 @@
-"""What a model withstands: accuracy against the strength of six distortions."""
+"""Robustness: accuracy against the strength of six distortions."""
 
 import math
 
@@ -50,7 +50,7 @@ def _contrast(images, factor, generator):
     return mean + factor * (images - mean)
 
 
-DISTORTIONS = {  # name → (function, unit, levels; the one that changes nothing first)
+DISTORTIONS = {  # name → (function, unit, levels, first the one that changes nothing)
     "rotation": (_rotate, "degrees, to either side", (0, 10, 20, 30, 45, 60, 90)),
     "shift": (_shift, "pixels, along an axis", (0, 1, 2, 3, 4, 6, 8)),
     "zoom": (_zoom, "factor", (1.0, 0.4, 0.55, 0.7, 0.85, 1.2, 1.5, 1.8)),
@@ -60,23 +60,27 @@ DISTORTIONS = {  # name → (function, unit, levels; the one that changes nothin
 }
 
 
-def robustness(models, data, images=1000, *, mean=MEAN, std=STD):
+def robustness(models, data, images=1000, *, mean=None, std=None):
     """Accuracy against the strength of six distortions, a curve for each model.
 
     `models`: name → model; `data`: a loader, a `DigitImages` or `Predictions`, of which the
-    first `images` are used, normalised by `mean` and `std`. The images in [0, 1] are rotated,
-    shifted, zoomed, blurred, given Gaussian noise (the same for every model), or their contrast
-    about their mean is scaled; cut to [0, 1] and normalised again (after Hendrycks and Dietterich
-    2019, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations). Returns
-    `(figure, {distortion: {"levels": […], model name: accuracies in %}})`. Raises ValueError when
-    there is no model, more than four, or no image.
+    first `images` are used; `mean`, `std`: the normalisation of these images, by default the first
+    model's `normalisation`, else MNIST's. The images in [0, 1] are rotated, shifted, zoomed, blurred,
+    given Gaussian noise (the same for every model), or their contrast about their mean is scaled;
+    cut to [0, 1], and normalised for each model by its own `normalisation`, or where it has none by
+    `mean` and `std` (after Hendrycks and Dietterich 2019, Benchmarking Neural Network Robustness to
+    Common Corruptions and Perturbations). Returns `(figure, {distortion: {"levels": […], model name:
+    accuracies in %}})`. Raises ValueError when there is no model, more than four, or no image.
     """
     if not 1 <= len(models) <= len(CURVES):
         raise ValueError(f"robustness draws 1 to {len(CURVES)} models, not {len(models)}.")
+    first = next(iter(models.values()))
     if not isinstance(data, Predictions):
-        data = predictions(next(iter(models.values())), data)
+        data = predictions(first, data)
     not_empty(data)
     images = whole_number("images", images)
+    noted = getattr(first, "normalisation", (MEAN, STD))
+    mean, std = noted[0] if mean is None else mean, noted[1] if std is None else std
     pixels, labels = data.images[:images] * std + mean, data.labels[:images]
     copies = {name: ready(model) for name, model in models.items()}
     numbers = {}
@@ -85,7 +89,8 @@ def robustness(models, data, images=1000, *, mean=MEAN, std=STD):
         for level in numbers[name]["levels"]:
             distorted = distort(pixels, level, torch.Generator().manual_seed(0)).clamp(0, 1)
             for model, network in copies.items():
-                parts = [forward(network, (part - mean) / std) for part in distorted.split(500)]
+                own_mean, own_std = getattr(network, "normalisation", (mean, std))
+                parts = [forward(network, (part - own_mean) / own_std) for part in distorted.split(500)]
                 right = (torch.cat(parts).argmax(dim=1) == labels).double().mean().item()
                 numbers[name][model].append(100 * right)
     with plt.rc_context(STYLE):
@@ -97,5 +102,5 @@ def robustness(models, data, images=1000, *, mean=MEAN, std=STD):
             ax.axvline(levels[0], color="gray", linewidth=1, linestyle=":")
             ax.set(title=name.capitalize(), xlabel=f"{name} ({unit})", ylabel="accuracy (%)", ylim=(0, 103))
         axes[0, 0].legend(loc="lower left")
-        figure.suptitle(f"Accuracy on {len(labels):,} distorted images (dotted: as they are)")
+        figure.suptitle(f"Accuracy on {len(labels):,} distorted images (dotted: undistorted)")
     return figure, numbers

@@ -1,3 +1,4 @@
+import copy
 import json
 import re
 
@@ -127,6 +128,41 @@ def test_cnn_is_its_layers_in_a_row():
         *(nn.Flatten(), cnn.fc1, nn.ReLU(), cnn.fc2, nn.LogSoftmax(dim=1)),
     )
     torch.testing.assert_close(cnn(images), row(images))
+
+
+def test_cnn_drops_the_inputs_of_both_linear_layers():
+    """Against modules in a row that draw from the same seed."""
+    nn, cnn, images = torch.nn, model.CNN(dropout=0.4).train(), torch.randn(3, 1, 28, 28)
+    row = nn.Sequential(
+        *(cnn.conv1, nn.ReLU(), nn.MaxPool2d(2), cnn.conv2, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+        *(nn.Dropout(0.4), cnn.fc1, nn.ReLU(), nn.Dropout(0.4), cnn.fc2, nn.LogSoftmax(dim=1)),
+    )
+    torch.manual_seed(5)
+    expected = row(images)
+    torch.manual_seed(5)
+    torch.testing.assert_close(cnn(images), expected)
+
+
+def test_perceptron_normalises_before_the_activation_and_drops_after_it():
+    nn, images = torch.nn, torch.randn(16, 1, 28, 28)
+    mlp = model.create_model(hidden_sizes=(20, 15), activation="elu", dropout=0.3, batch_norm=True).train()
+    (first, second, third), (one, two) = (
+        [module for module in mlp.modules() if isinstance(module, kind)] for kind in (nn.Linear, nn.BatchNorm1d)
+    )
+    row = nn.Sequential(
+        *(nn.Flatten(), first, copy.deepcopy(one), nn.ELU(), nn.Dropout(0.3)),
+        *(second, copy.deepcopy(two), nn.ELU(), nn.Dropout(0.3), third, nn.LogSoftmax(dim=1)),
+    )
+    torch.manual_seed(5)
+    expected = row(images)
+    torch.manual_seed(5)
+    torch.testing.assert_close(mlp(images), expected)
+
+
+def test_numpy_numbers_are_numbers():
+    mlp = model.create_model(np.int64(784), [np.int32(20)], np.int64(10), dropout=np.float32(0.5))
+    assert json.loads(json.dumps(mlp.arguments))["hidden_sizes"] == [20]
+    assert model.CNN(padding=np.int64(1), dropout=np.float64(0.5)).arguments == {"padding": 1, "dropout": 0.5}
 
 
 def test_dropout_works_in_training_only():

@@ -1,5 +1,7 @@
 """The functions of session 1's guide, on the embedded digits."""
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 
@@ -34,20 +36,31 @@ def test_from_the_data_to_the_accuracy(capsys):
 
 def test_sixty_images_in_six_rows_of_ten():
     trainloader, _ = session1.load_mnist(dataset="digits")
-    figure = session1.display_sample_images(trainloader)
+    images, labels = session1.display_sample_images(trainloader)  # as the guide calls it
+    assert (images.shape, labels.shape) == ((64, 1, 28, 28), (64,))
+    figure = plt.gcf()
     assert len(figure.axes) == 60
+    assert (figure.axes[59].images[0].get_array() == images[59, 0].numpy()).all()
     assert figure.axes[0].get_subplotspec().get_gridspec().get_geometry() == (6, 10)
     first = next(iter(session1.load_mnist(dataset="digits")[1]))[0]
-    shown = session1.display_sample_images(session1.load_mnist(dataset="digits")[1], 7).axes[6].images[0].get_array()
+    session1.display_sample_images(session1.load_mnist(dataset="digits")[1], 7)
+    shown = plt.gcf().axes[6].images[0].get_array()
     assert (torch.from_numpy(shown.data) == first[6, 0]).all()
 
 
 def test_bad_numbers_are_named():
     trainloader, _ = session1.load_mnist(dataset="digits", batch_size=32)
-    with pytest.raises(ValueError, match="num_images must be from 1 to 32, the size of a batch, not 60"):
+    with pytest.raises(ValueError, match="num_images must be a whole number from 1 to 32, not 60"):
         session1.display_sample_images(trainloader)
     with pytest.raises(ValueError, match="epochs must be a whole number from 1, not 0"):
         session1.train_model(create_model(), trainloader, epochs=0)
+
+
+def test_numpy_integers_are_integers():
+    trainloader, _ = session1.load_mnist(dataset="digits", batch_size=32)
+    session1.display_sample_images(trainloader, np.int64(3))
+    assert len(plt.gcf().axes) == 10
+    session1.train_model(create_model(), trainloader, epochs=np.int64(1))
 
 
 def test_each_image_is_flipped_by_its_own_draw():

@@ -1,0 +1,117 @@
+"""Random rotation, zoom, shift and flip: against torchvision, and by what each draw did."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.transforms import v2
+
+import augment
+from augment import RandomAffineEach
+
+BILINEAR = v2.InterpolationMode.BILINEAR
+
+
+def drawn(monkeypatch, *values):
+    """Let the next draw be these numbers in [0, 1): angle, whether to zoom, zoom, x, y."""
+    numbers = torch.tensor(values).view(5, 1)
+    monkeypatch.setattr(augment.torch, "rand", lambda *shape, device=None: numbers.expand(*shape))
+
+
+def smooth(height=28, width=28):
+    return F.avg_pool2d(torch.rand(1, 1, height + 4, width + 4), 5, stride=1)
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (28, 56), (40, 20)])
+@pytest.mark.parametrize(("u", "degrees"), [(0.0, -30), (1.0, 30), (0.75, 15)])
+def test_rotation_is_torchvisions(shape, u, degrees, monkeypatch):
+    """A rotation and not a shear, in pixels, also where the image is not square."""
+    image = smooth(*shape)
+    drawn(monkeypatch, u, 0.5, 0.5, 0.5, 0.5)
+    ours = RandomAffineEach(degrees=30)(image)
+    theirs = v2.functional.rotate(image, -degrees, BILINEAR)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (20, 40)])
+def test_rotation_zoom_and_shift_together_are_torchvisions(shape, monkeypatch):
+    """About the centre; the shift comes last, and is the same whatever the zoom."""
+    height, width = shape
+    image = smooth(*shape)
+    for zoom in (0.5, 1.0, 1.5):
+        drawn(monkeypatch, 0.9, 0.0, zoom - 0.5, 0.75, 0.1)
+        ours = RandomAffineEach(degrees=20, zoom=(0.5, 1.5), shift=0.2)(image)
+        pixels = [0.5 * 0.2 * width / 2, -0.8 * 0.2 * height / 2]
+        theirs = v2.functional.affine(image, 16.0, [0, 0], zoom, [0.0, 0.0], BILINEAR)
+        # torchvision's affine takes whole pixels only, so the shift is done by a grid of its own
+        grid = F.affine_grid(
+            torch.tensor([[[1, 0, -2 * pixels[0] / width], [0, 1, -2 * pixels[1] / height]]]),
+            [1, 1, height, width],
+            align_corners=False,
+        )
+        theirs = F.grid_sample(theirs, grid, align_corners=False)
+        inside = (slice(None), slice(None), slice(6, -6), slice(6, -6))
+        torch.testing.assert_close(ours[inside], theirs[inside], atol=0.06, rtol=0)  # theirs is sampled twice
+
+
+def test_all_draws_are_uniform_and_do_not_depend_on_each_other(monkeypatch):
+    """Angle, zoom and both shifts, read off the affine matrices of 20,000 images."""
+    found = {}
+    monkeypatch.setattr(augment.F, "affine_grid", lambda theta, size, **_: found.update(theta=theta))
+    monkeypatch.setattr(augment.F, "grid_sample", lambda batch, *_, **__: batch)
+    RandomAffineEach(degrees=10, zoom=(0.9, 1.1), shift=0.06)(torch.zeros(20_000, 1, 28, 28))
+    matrix = found["theta"][:, :, :2]
+    zoom = 1 / torch.linalg.det(matrix).sqrt()
+    angle = torch.rad2deg(torch.atan2(matrix[:, 1, 0], matrix[:, 0, 0]))
+    x, y = -torch.linalg.solve(matrix, found["theta"][:, :, 2]).T  # what is moved, in the output
+    for values, low, high in ((angle, -10, 10), (zoom, 0.9, 1.1), (x, -0.06, 0.06), (y, -0.06, 0.06)):
+        shares = torch.histc((values - low) / (high - low), 10, 0, 1) / 20_000
+        assert shares.sum() == pytest.approx(1, abs=1e-3)
+        assert shares.min() > 0.09
+        assert shares.max() < 0.11
+    assert (torch.corrcoef(torch.stack([angle, zoom, x, y])) - torch.eye(4)).abs().max() < 0.03
+
+
+def test_rotation_is_uniform_in_its_range_and_fills_with_background():
+    """The bar's measured angle (from second moments) against ±15°."""
+    bar = torch.zeros(1, 1, 28, 28)
+    bar[..., 4:24, 13:15] = 1.0
+    out = RandomAffineEach(degrees=15.0)(bar.expand(4000, 1, 28, 28)).squeeze(1)
+    y, x = torch.meshgrid(torch.arange(28) - 13.5, torch.arange(28) - 13.5, indexing="ij")
+    moment = lambda a, b: (out * a * b).sum((1, 2))  # noqa: E731
+    angle = torch.rad2deg(0.5 * torch.atan2(2 * moment(x, y), moment(y, y) - moment(x, x)))
+    assert angle.abs().max() <= 15.3
+    assert angle.min() < -14
+    assert angle.max() > 14
+    assert angle.mean().abs() < 0.6
+    assert angle.std() == pytest.approx(30 / math.sqrt(12), rel=0.05)
+    ones = RandomAffineEach(degrees=15.0)(torch.ones(50, 1, 28, 28))
+    assert ones[:, 0, 0, 0].min() < 0.2  # corners come from outside the image
+
+
+def test_zoom_by_a_crop_to_22_happens_in_a_tenth():
+    square = torch.zeros(1, 1, 28, 28)
+    square[..., 9:19, 9:19] = 1.0
+    zoom = RandomAffineEach(zoom=(28 / 22, 28 / 22), zoom_probability=0.1)
+    area = zoom(square.expand(5000, 1, 28, 28)).sum((1, 2, 3)) / 100
+    zoomed = area > 1.2
+    assert zoomed.float().mean() == pytest.approx(0.1, abs=0.02)
+    assert area[~zoomed].tolist() == pytest.approx([1.0] * int((~zoomed).sum()))
+    assert area[zoomed].mean() == pytest.approx((28 / 22) ** 2, rel=0.02)
+
+
+def test_zoom_agrees_with_torchvision_crop_and_resize():
+    image = torch.nn.functional.avg_pool2d(torch.rand(1, 1, 30, 30), 3, stride=1)
+    ours = RandomAffineEach(zoom=(28 / 22, 28 / 22))(image)
+    theirs = v2.functional.resize(v2.functional.center_crop(image, [22, 22]), [28, 28], antialias=False)
+    torch.testing.assert_close(ours[..., 2:-2, 2:-2], theirs[..., 2:-2, 2:-2])
+
+
+def test_shift_is_in_half_widths():
+    dot = torch.zeros(1, 1, 28, 28)
+    dot[..., 13:15, 13:15] = 1.0
+    out = RandomAffineEach(shift=0.25)(dot.expand(2000, 1, 28, 28)).squeeze(1)
+    column = (out.sum(1) * (torch.arange(28) - 13.5)).sum(1) / out.sum((1, 2))
+    assert column.abs().max() == pytest.approx(0.25 * 14, abs=0.1)
+    assert column.mean().abs() < 0.15

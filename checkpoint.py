@@ -240,6 +240,10 @@ def _check_content(path, content):
     numbers = content["normalisation"]
     if len(numbers) != 2 or not all(type(n) is float and abs(n) < 1e6 for n in numbers) or numbers[1] <= 1e-6:
         raise CheckpointError(f"{path} is damaged: its 'normalisation' is not a mean and a standard deviation.")
+    for key in ("optimizer", "scheduler"):
+        part = content[key]
+        if part is not None and not (_is_word(part.get("name")) and isinstance(part.get("state"), dict)):
+            raise CheckpointError(f"{path} is damaged: its {key!r} is not a name and a state.")
     if content["epoch"] < 0 or math.isnan(content["best_loss"]):
         raise CheckpointError(f"{path} is damaged: its 'epoch' or 'best_loss' is not a count or a loss.")
     if content["architecture"] not in ARCHITECTURES:
@@ -263,19 +267,29 @@ def model_from(content, path, *, architecture=None):
     found, arguments = content["architecture"], content["arguments"]
     if architecture not in (None, found):
         raise CheckpointError(f"{path} holds the architecture {found}, not {architecture}.")
-    if any(isinstance(value, list | tuple) and len(value) > len(content["weights"]) for value in arguments.values()):
-        raise CheckpointError(f"{path} is damaged: its arguments name more layers than it has weights.")
+    if not all(_is_argument(value, len(content["weights"])) for value in arguments.values()):
+        raise CheckpointError(f"{path} is damaged: its arguments don't fit {found}.")
     try:
         with torch.device("meta"):  # no memory yet: the arguments may ask for any amount of it
             model = ARCHITECTURES[found](**arguments)
     except Exception as problem:
-        raise CheckpointError(
-            f"{path} is damaged: no {found} can be built from its arguments ({str(problem)[:200]})."
-        ) from None
+        raise CheckpointError(f"{path} is damaged: no {found} can be built from its arguments ({problem}).") from None
     _check_weights(path, model, content["weights"])
     model.load_state_dict(content["weights"], assign=True)
     model.normalisation = tuple(content["normalisation"])
     return model.eval()
+
+
+def _is_word(value):
+    """A short string: a message may name it. (Lists that hold each other twice, 40 deep, are printed for years.)"""
+    return isinstance(value, str) and len(value) < 50
+
+
+def _is_argument(value, layers):
+    """A number, a short string, or a list of at most so many numbers."""
+    if isinstance(value, list):
+        return len(value) <= layers and all(isinstance(number, int | float) for number in value)
+    return isinstance(value, int | float) or _is_word(value)
 
 
 def _check_weights(path, model, weights):

@@ -60,11 +60,11 @@ class DataMissing(FileNotFoundError):
 
 
 class DataDamaged(OSError):
-    """A file is there but is not what it should be."""
+    """A file of the data set is there, but its content is wrong."""
 
 
 class DigitsInstead(UserWarning):
-    """MNIST could not be had, and the embedded digits stand in for it."""
+    """MNIST could not be loaded, and the embedded digits stand in for it."""
 
 
 # ------------------------------------------------------------------------------------------------
@@ -340,18 +340,17 @@ def _try_download(name, root, folder, wanted):
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as fresh:
-            fresh = Path(fresh)
             if why := _fetch(SOURCES[name], wanted, fresh):
                 return why
-            sums = {file: hashlib.sha256((fresh / file).read_bytes()).hexdigest() for file in wanted}
+            sums = {file: hashlib.sha256(Path(fresh, file).read_bytes()).hexdigest() for file in wanted}
             for file in wanted:
                 if name == "mnist" and sums[file] != MNIST_SHA256[file]:
                     return f"what came as {file} has the SHA-256 {sums[file]}, expected {MNIST_SHA256[file]}"
             sums = _known_sums(name, folder) | sums
-            (fresh / SUMS_FILE).write_text("".join(f"{sums[file]}  {file}\n" for file in sums))
+            Path(fresh, SUMS_FILE).write_text("".join(f"{sums[file]}  {file}\n" for file in sums))
             folder.mkdir(parents=True, exist_ok=True)
             for file in (*wanted, SUMS_FILE):
-                os.replace(fresh / file, folder / file)
+                os.replace(Path(fresh, file), folder / file)
     except OSError as problem:
         return f"{problem.strerror or problem}" + (f" ({problem.filename})" if problem.filename else "")
     finally:
@@ -364,19 +363,18 @@ def _try_download(name, root, folder, wanted):
 def _fetch(source, wanted, folder):
     """Fetch and unpack the `wanted` files of torchvision's class `source`, checking each archive's MD5.
 
-    Each mirror goes on where the one before it failed. Returns None, or what each of them failed by.
+    A mirror goes on where the one before it failed. Returns None, or how each of them failed.
     """
     import pooch  # here, since few runs download
 
     pooch.get_logger().setLevel("ERROR")
-    downloader = pooch.HTTPDownloader(timeout=(CONNECT_LIMIT, STALL_LIMIT))
-    failures = []
+    limits, failures = pooch.HTTPDownloader(timeout=(CONNECT_LIMIT, STALL_LIMIT)), []
     for mirror in source.mirrors:
         try:
             for archive, md5 in source.resources:
                 if (file := archive.removesuffix(".gz")) in wanted:
                     unpack = pooch.Decompress(name=file)
-                    pooch.retrieve(mirror + archive, f"md5:{md5}", archive, folder, unpack, downloader)
+                    pooch.retrieve(mirror + archive, f"md5:{md5}", archive, folder, unpack, limits)
             return None
         except (OSError, ValueError) as problem:  # of the network or the disk; another MD5
             failures.append(f"{mirror} ({_in_brief(problem)})")

@@ -92,7 +92,7 @@ def _damaged(name):
 
 
 def _too_large(name):
-    return f"{name} is too large: the limit is {MAX_PIXELS // 1_000_000} megapixels. Scale it down first."
+    return f"{name} is too large: at most {MAX_PIXELS // 1_000_000} megapixels are read; scale it down first."
 
 
 def _grey(image, name):

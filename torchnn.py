@@ -3,7 +3,7 @@
 examples:
   python torchnn.py --train                               train Net for 10 epochs, keep the best model
   python torchnn.py --train --arch CNN --epochs 5 --optimizer Adam --lr 0.001
-  python torchnn.py --train --resume                      go on where a run was stopped
+  python torchnn.py --train --resume                      continue a run that was stopped
   python torchnn.py --infer seven.jpg                     which digit is it?
   python torchnn.py --infer *.png --top 3 --json
   python torchnn.py --infer seven.jpg --save-figure seen.png
@@ -13,10 +13,13 @@ examples:
 """
 
 import argparse
+import glob
 import json
 import math
+import os
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 
 try:
@@ -29,20 +32,9 @@ except KeyboardInterrupt:  # these imports take a second or two
     sys.exit(130)
 
 FOLDER = Path(__file__).parent / "checkpoints"
-HOLDOUT = 5_000  # training images to choose the best model by
-RATES = {"SGD": 0.01, "Adam": 0.001, "AdamW": 0.003, "RMSprop": 0.001}
-SCHEDULERS = ("OneCycleLR", "StepLR", "CosineAnnealingLR", "ReduceLROnPlateau", "none")
-PLANNED = ("OneCycleLR", "CosineAnnealingLR")  # laid out for a number of epochs
-SETTINGS = {  # of a run, with their defaults; kept in its checkpoints
-    "arch": "Net",
-    "epochs": 10,
-    "patience": None,
-    "batch_size": 128,
-    "lr": None,  # by the optimizer
-    "optimizer": "AdamW",
-    "scheduler": "OneCycleLR",
-    "seed": 1,
-}
+SETTINGS = ("arch", "epochs", "patience", "batch_size", "lr", "optimizer", "scheduler", "seed")  # kept with a run
+RATES = {"SGD": 0.01, "Adam": 0.001, "RMSprop": 0.001}  # without --lr; for the recipe's optimizer its own rate
+PLANNED = ("OneCycleLR", "CosineAnnealingLR")  # these schedules are made for a number of epochs
 
 
 # ------------------------------------------------------------------------------------------------
@@ -51,31 +43,34 @@ SETTINGS = {  # of a run, with their defaults; kept in its checkpoints
 
 
 def train_command(options):
-    """Train, keep the run in the folder, and report the best model's figures on the test set."""
+    """Train, keep the run in the folder, and print the best model's loss and accuracies on the test set."""
     import utils  # here and below, since --infer starts sooner without it
-    from training import fit
+    from training import fit, recipe_loader, recipe_model, recipe_scheduler
 
-    folder = Path(options.folder)
+    folder, device = Path(options.folder), options.device
     settings = _settings(options, folder / LAST)
-    device = torch.device(options.device or utils.get_device())
+    recipe = _recipe(settings)
     print(f"Device: {utils.describe_device(device)}")
     utils.set_seed(settings["seed"])
-    train_loader, validation_loader, test_loader = _loaders(options, device, settings["batch_size"])
+    train_loader, validation_loader, test_loader = (
+        recipe_loader(recipe, split, **_data(options)) for split in ("train", "validation", "test")
+    )
     data = train_loader.dataset.name
     if settings.setdefault("data", data) != data:
-        raise ValueError(f"The run in {folder} was trained on {settings['data']}, and this is {data}: give the same.")
-    print(f"{train_loader.dataset}; {len(validation_loader.dataset):,} to choose by")
-    model = ARCHITECTURES[settings["arch"]]().to(device)
-    optimizer = utils.get_optimizer(model, settings["optimizer"], settings["lr"])
+        kept = settings["data"][:50]
+        raise ValueError(f"The run in {folder} was trained on {kept!r}, and this is {data!r}: give the same --dataset.")
+    print(f"{train_loader.dataset}; {len(validation_loader.dataset):,} for validation")
+    model = recipe_model(recipe).to(device)
+    optimizer = utils.get_optimizer(model, **recipe["optimizer"])
     history = fit(
         model,
         device,
         train_loader,
         validation_loader,
         optimizer,
-        utils.get_loss(),
-        epochs=settings["epochs"],
-        scheduler=_scheduler(optimizer, settings["scheduler"], settings["epochs"], len(train_loader)),
+        utils.get_loss(recipe["loss"]),
+        epochs=recipe["epochs"],
+        scheduler=recipe_scheduler(recipe, optimizer, len(train_loader)),
         folder=folder,
         patience=settings["patience"],
         resume=options.resume,
@@ -83,97 +78,96 @@ def train_command(options):
     )
     losses = history["validation_loss"]
     print(f"Best model: epoch {1 + losses.index(min(losses))}, kept as {folder / BEST}")
-    _print_report(load_model(folder / BEST, device), device, test_loader)
+    _print_results(load_model(folder / BEST, device), device, test_loader)
 
 
 def _settings(options, last):
-    """The run's settings: as given, else as in the checkpoint to resume, else the defaults."""
-    given = {name: getattr(options, name) for name in SETTINGS if getattr(options, name) is not None}
+    """The run's settings: as given, else as in the checkpoint to resume, else as in the recipe."""
+    given = {name: getattr(options, name) for name in SETTINGS if name in options.given}
     if options.resume and last.exists():
         settings = _kept_settings(last)
         for name, value in given.items():
             planned = name == "epochs" and settings["scheduler"] in PLANNED
             if settings[name] != value and (planned or name not in ("epochs", "patience")):
-                flag = "--" + name.replace("_", "-")
+                flag = _flag(name)
                 raise ValueError(
-                    f"The run in {last.parent} has {flag} {settings[name]}, not {value}: leave {flag} out to go on,"
-                    " or leave out --resume to start anew."
+                    f"The run in {last.parent} has {flag} {settings[name]}, not {value}: leave out {flag} to continue"
+                    " it, or leave out --resume to start a new run."
                 )
-        settings |= given
-    else:
-        if options.resume:
-            print(f"There is no {last} to resume from: starting with the first epoch.")
-        settings = {**SETTINGS, **given}
-    if settings["lr"] is None:
-        settings["lr"] = RATES[settings["optimizer"]]
+        return settings | given
+    if options.resume:
+        print(f"There is no {last} to resume: starting with the first epoch.")
+    settings = _defaults() | given
+    if "lr" not in given:
+        settings["lr"] = _rates()[settings["optimizer"]]
     return settings
 
 
 def _kept_settings(last):
-    """The settings in a checkpoint, each of the kind that the options allow."""
-    settings = dict(load_checkpoint(last)["settings"])
-    choices = {"arch": ARCHITECTURES, "optimizer": RATES, "scheduler": SCHEDULERS}
-    wholes = {"epochs": 1, "batch_size": 1, "seed": 0}
+    """The settings in a checkpoint, each as the parser takes it for an option; anything else in it is left out."""
+    kept, reader = load_checkpoint(last)["settings"], parser()
+
+    def refuse(message):
+        raise ValueError(message)
+
+    reader.error = refuse
     try:
-        fine = all(settings[name] in allowed for name, allowed in choices.items())
-        fine &= all(type(settings[name]) is int and low <= settings[name] < 2**32 for name, low in wholes.items())
-        fine &= type(settings["lr"]) is float and 0 < settings["lr"] < math.inf and type(settings["data"]) is str
-        fine &= settings["patience"] is None or (type(settings["patience"]) is int and settings["patience"] >= 1)
-    except (KeyError, TypeError):
-        fine = False
-    if not fine:
-        raise CheckpointError(f"{last} can't be resumed from: it lacks the settings that torchnn.py keeps.")
-    return settings
+        given = {name: kept[name] for name in SETTINGS if name != "patience" or kept[name] is not None}
+        if not all(isinstance(value, str | int | float) for value in (*given.values(), kept["data"])):
+            refuse("A setting is a word or a number.")
+        options = reader.parse_args(["--train", *(f"{_flag(name)}={value}" for name, value in given.items())])
+    except (KeyError, ValueError):
+        raise CheckpointError(
+            f"{last} can't be resumed: it lacks the settings that torchnn.py keeps. Leave out --resume to start a new"
+            " run."
+        ) from None
+    return {name: getattr(options, name) for name in SETTINGS} | {"data": str(kept["data"])}
 
 
-def _loaders(options, device, batch_size):
-    """Training, validation and test loader; augmented as in the fast recipe of benchmarks/accuracy.py."""
-    import utils
+def _defaults():
+    """The settings of the recipe, and those that no recipe has."""
+    from training import RECIPES
 
-    augment = utils.RandomAffineEach(degrees=10, zoom=(0.9, 1.1), shift=0.06, mode="bicubic")
-    test_loader = _loader(options, device, "test")
-    holdout = _holdout(test_loader.dataset)
-    train_loader = _loader(
-        options,
-        device,
-        "train",
-        {"batch_size": batch_size, "shuffle": True},
-        holdout=holdout,
-        transform=utils.get_train_transforms(augment),
-    )
-    return train_loader, _loader(options, device, "validation", holdout=holdout), test_loader
+    recipe = RECIPES["torchnn"]
+    return {
+        "arch": recipe["arch"],
+        "epochs": recipe["epochs"],
+        "patience": None,
+        "batch_size": recipe["batch_size"],
+        "lr": recipe["optimizer"]["learningrate"],
+        "optimizer": recipe["optimizer"]["optname"],
+        "scheduler": recipe["scheduler"]["name"],
+        "seed": 1,
+    }
 
 
-def _loader(options, device, split, kwargs=None, normalisation=None, **more):
-    import utils
+def _rates():
+    """The default learning rate of each optimizer."""
+    defaults = _defaults()
+    return RATES | {defaults["optimizer"]: defaults["lr"]}
+
+
+def _recipe(settings):
+    """The recipe with the run's settings in place of its own."""
+    from training import RECIPES
+
+    recipe, epochs, name = RECIPES["torchnn"], settings["epochs"], settings["scheduler"]
+    optimizer, schedule = recipe["optimizer"], recipe["scheduler"]
+    if settings["optimizer"] != optimizer["optname"]:
+        optimizer = {"optname": settings["optimizer"]}
+    if name != schedule["name"]:
+        steps = {"StepLR": max(1, 3 * epochs // 4), "CosineAnnealingLR": epochs, "ReduceLROnPlateau": 2}
+        schedule = None if name == "none" else {"name": name, "stepsize": steps[name]}
+    own = {key: settings[key] for key in ("arch", "epochs", "batch_size")}
+    return {**recipe, **own, "optimizer": {**optimizer, "learningrate": settings["lr"]}, "scheduler": schedule}
+
+
+def _data(options):
+    """The options of the loaders: which data, where, and on which device."""
     from dataset import DigitsInstead
 
     warnings.simplefilter("always", DigitsInstead)  # main shows no other warning
-    kwargs, more = kwargs or {"batch_size": 500}, {"device": device, **more}
-    if normalisation is not None:
-        mean, std = normalisation
-        more["transform"] = utils.get_test_transforms(mean=mean, std=std)
-    return utils.get_MNISTdataset_with_loader(split, kwargs, dataset=options.dataset, root=options.data, **more)
-
-
-def _holdout(test_data):
-    """How many training images are kept apart: 5,000, or a fifth of the embedded digits."""
-    return HOLDOUT if len(test_data) >= 10_000 else 287
-
-
-def _scheduler(optimizer, name, epochs, batches):
-    """The scheduler of this name with what suits a run of `epochs`; None for 'none'."""
-    import utils
-
-    if name == "none":
-        return None
-    options = {
-        "OneCycleLR": {"total_steps": epochs * batches, "pct_start": 0.25},
-        "StepLR": {"stepsize": max(1, 3 * epochs // 4)},
-        "CosineAnnealingLR": {"stepsize": epochs},
-        "ReduceLROnPlateau": {"stepsize": 2},
-    }
-    return utils.get_scheduler(optimizer, name=name, **options.get(name, {}))
+    return {"dataset": options.dataset, "root": options.data, "holdout": "auto", "device": options.device}
 
 
 # ------------------------------------------------------------------------------------------------
@@ -182,45 +176,45 @@ def _scheduler(optimizer, name, epochs, batches):
 
 
 def evaluate_command(options):
-    """Report a checkpoint's figures on the test set: a few lines, JSON, or a page with pictures."""
-    import utils
+    """Print a checkpoint's loss and accuracies on the test set, as lines or JSON, or write the page of figures."""
+    from training import recipe_loader
 
-    device = torch.device(options.device or utils.get_device())
-    model = _load(options, device)
-    loader = _loader(options, device, "test", normalisation=model.normalisation)
+    model, device = _load(options), options.device
+    normalised = dict(zip(("mean", "std"), model.normalisation, strict=True))  # all that a test loader needs
+    test_loader = recipe_loader(normalised, "test", **_data(options))
     if options.report is None:
-        _print_report(model, device, loader, options.json)
+        _print_results(model, device, test_loader, options.json)
         return
     from insights.report import write_report
 
-    holdout = _holdout(loader.dataset)
-    validation_loader = _loader(options, device, "validation", holdout=holdout, normalisation=model.normalisation)
     page = write_report(
         model,
         options.report,
-        test_loader=loader,
-        validation_loader=validation_loader,
+        test_loader=test_loader,
+        validation_loader=recipe_loader(normalised, "validation", **_data(options)),
         device=device,
         name=model.architecture,
     )
     print(f"Report: {page}")
 
 
-def _load(options, device="cpu"):
-    """The checkpoint's model, which must read 28×28 images into ten digits."""
+def _load(options):
+    """The checkpoint's model, on the device; it must read 28×28 images into ten digits."""
     path = options.checkpoint or Path(options.folder) / BEST
-    model = load_model(path, device)
-    try:
-        with torch.inference_mode():
-            fits = model(torch.zeros(2, 1, FRAME, FRAME, device=device)).shape == (2, 10)
+    model = load_model(path)
+    try:  # on the CPU: what fails on a GPU may be the GPU's fault
+        with torch.no_grad():
+            fits = model(torch.zeros(2, 1, FRAME, FRAME)).shape == (2, 10)
     except (ValueError, RuntimeError):
         fits = False
     if not fits:
-        raise CheckpointError(f"{path} holds a network that does not read images of 28×28 into ten digits.")
-    return model
+        raise CheckpointError(
+            f"{path} holds a network that does not read images of 28×28 into ten digits: use another checkpoint."
+        )
+    return model.to(options.device)
 
 
-def _print_report(model, device, loader, as_json=False):
+def _print_results(model, device, loader, as_json=False):
     from training import evaluate
 
     loss, accuracy, digits = evaluate(model, device, loader)
@@ -238,19 +232,20 @@ def _print_report(model, device, loader, as_json=False):
 
 def infer_command(options):
     """Print the digit, its probability and the runners-up of each image; 2 if any can't be used."""
-    _keep_inputs(options.save_figure, *options.infer)
-    model = _load(options, options.device or "cpu")
+    names = _expanded(options.infer)
+    _keep_inputs(options.save_figure, *names)
+    model = _load(options)
     answers, code = [], 0
-    for name in options.infer:
+    for name in names:
         try:
-            probabilities, seen = predict(model, name)
+            probabilities, prepared = predict(model, name)
         except (OSError, ImageError) as problem:
-            _complain(problem)
+            _complain(_explained(problem, options))
             code = 2
             continue
         order = probabilities.argsort(descending=True)[: options.top].tolist()
         top = [{"digit": digit, "probability": probabilities[digit].item()} for digit in order]
-        answers.append((name, seen, probabilities))
+        answers.append((name, prepared, probabilities))
         if options.json:
             print(json.dumps({"image": name, **top[0], "top": top}), flush=True)
         else:
@@ -263,10 +258,16 @@ def infer_command(options):
     return code
 
 
+def _expanded(names):
+    """The names, patterns such as *.png replaced by the files that match: on Windows no shell has done it."""
+    found = [[] if os.path.exists(name) else sorted(glob.glob(name)) for name in names]
+    return [file for name, files in zip(names, found, strict=True) for file in files or [name]]
+
+
 def _keep_inputs(output, *inputs):
-    """Refuse an output that would take the place of an input."""
+    """Refuse an output file that is one of the inputs."""
     if output is not None and Path(output).resolve() in {Path(name).resolve() for name in inputs}:
-        raise ValueError(f"{output} is an input, and would be lost: write to another file.")
+        raise ValueError(f"{output} is an input and would be overwritten: write to another file.")
 
 
 def _save_figure(path, answers):
@@ -285,9 +286,9 @@ def _save_figure(path, answers):
         figure, axes = plt.subplots(
             len(answers), 3, figsize=(9, 2.9 * len(answers)), layout="constrained", squeeze=False
         )
-        for (left, middle, right), (name, seen, probabilities) in zip(axes, answers, strict=True):
+        for (left, middle, right), (name, prepared, probabilities) in zip(axes, answers, strict=True):
             left.imshow(read_image(name), cmap="gray", vmin=0, vmax=1)
-            middle.imshow(seen, cmap="gray", vmin=0, vmax=1, extent=(0, FRAME, FRAME, 0))
+            middle.imshow(prepared, cmap="gray", vmin=0, vmax=1, extent=(0, FRAME, FRAME, 0))
             bars = right.bar(range(10), 100 * probabilities, color=TEST_STYLE["color"])
             right.bar_label(bars, [f"{100 * p:.0f}" if p >= 0.005 else "" for p in probabilities])
             right.set(xlabel="digit", ylabel="probability (%)", xticks=range(10), ylim=(0, 112))
@@ -330,11 +331,11 @@ def export_command(options):
         dynamic_shapes=({0: torch.export.Dim("N")},),
     )
     for node in program.model.graph:
-        node.metadata_props.clear()  # where in which file each step was written
+        node.metadata_props.clear()  # source files and line numbers
     program.save(content)
     session = onnxruntime.InferenceSession(content.getvalue(), providers=["CPUExecutionProvider"])
     images = torch.randn(7, 1, FRAME, FRAME)
-    with torch.inference_mode():
+    with torch.no_grad():
         expected = model(images)
     (found,) = session.run(None, {"images": images.numpy()})
     difference = (torch.from_numpy(found) - expected).abs().max().item()
@@ -351,6 +352,23 @@ def export_command(options):
 # ------------------------------------------------------------------------------------------------
 # Command line
 # ------------------------------------------------------------------------------------------------
+
+COMMANDS = {"train": train_command, "infer": infer_command, "evaluate": evaluate_command, "export": export_command}
+GOES_WITH = {  # option → the commands that use it; --folder goes with all of them
+    **dict.fromkeys((*SETTINGS, "resume"), ("train",)),
+    "checkpoint": ("infer", "evaluate", "export"),
+    "report": ("evaluate",),
+    "top": ("infer",),
+    "json": ("infer", "evaluate"),
+    "save_figure": ("infer",),
+    "data": ("train", "evaluate"),
+    "dataset": ("train", "evaluate"),
+    "device": ("train", "infer", "evaluate"),
+}
+
+
+def _flag(name):
+    return "--" + name.replace("_", "-")
 
 
 def _whole(low):
@@ -374,6 +392,19 @@ def _rate(text):
 _rate.__name__ = "number above 0"
 
 
+class _Lazy:
+    """An option's choices or default, read from a module of the course when needed: --infer starts sooner without."""
+
+    def __init__(self, read):
+        self.read = read
+
+    def __iter__(self):  # which `in` uses too
+        return iter(self.read())
+
+    def __str__(self):
+        return str(self.read())
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         self.exit(2, f"{self.prog}: {message} (--help shows examples)\n")
@@ -385,92 +416,136 @@ def parser():
     result = _Parser(
         prog="torchnn.py", description=summary, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    what = result.add_mutually_exclusive_group(required=True)
-    what.add_argument("--train", action="store_true", help="train a network and keep the best by validation loss")
-    what.add_argument("--infer", nargs="+", metavar="IMAGE", help="read the digit in each image")
-    what.add_argument("--evaluate", action="store_true", help="report a checkpoint's figures on the test set")
-    what.add_argument("--export", metavar="FILE.onnx", help="write a checkpoint's model for ONNX Runtime")
+    command = result.add_mutually_exclusive_group(required=True)
+    command.add_argument("--train", action="store_true", help="train a network and keep the best by validation loss")
+    command.add_argument("--infer", nargs="+", metavar="IMAGE", help="read the digit in each image")
+    command.add_argument("--evaluate", action="store_true", help="a checkpoint's loss and accuracy on the test set")
+    command.add_argument("--export", metavar="FILE.onnx", help="write a checkpoint's model for ONNX Runtime")
 
-    run = result.add_argument_group("training")
-    run.add_argument("--arch", choices=ARCHITECTURES, help="default Net")
-    run.add_argument("--epochs", type=_whole(1), metavar="N", help="in all, default 10")
-    run.add_argument("--batch-size", type=_whole(1), metavar="N", help="default 128")
-    run.add_argument("--optimizer", choices=RATES, help="default AdamW")
-    rates = ", ".join(f"{rate:g} for {name}" for name, rate in RATES.items())
-    run.add_argument("--lr", type=_rate, metavar="RATE", help=f"learning rate; default {rates}")
-    run.add_argument("--scheduler", choices=SCHEDULERS, help="default OneCycleLR")
-    run.add_argument("--patience", type=_whole(1), metavar="N", help="stop after N epochs without a lower loss")
-    run.add_argument("--seed", type=_whole(0), metavar="N", help="default 1")
-    run.add_argument("--resume", action="store_true", help=f"go on from {LAST} in the folder, exactly")
-    run.add_argument(
+    place = result.add_argument_group("the run").add_mutually_exclusive_group()
+    place.add_argument(
         "--folder", default=FOLDER, help=f"where the run is kept; default {FOLDER.name}/ beside torchnn.py"
     )
+    place.add_argument("--checkpoint", metavar="FILE", help=f"the model to use; default {BEST} in the --folder")
 
-    use = result.add_argument_group("using a checkpoint")
-    use.add_argument("--checkpoint", metavar="FILE", help=f"default: {BEST} in the --folder")
-    use.add_argument(
-        "--report", metavar="FOLDER", help="with --evaluate: a page of figures, what it learned and where it errs"
+    run = result.add_argument_group("with --train")
+
+    def setting(name, words, **more):
+        run.add_argument(_flag(name), default=_Lazy(lambda: _defaults()[name]), help=words, **more)
+
+    setting("arch", "%(choices)s; default %(default)s", choices=ARCHITECTURES, metavar="NAME")
+    setting("epochs", "in all, default %(default)s", type=_whole(1), metavar="N")
+    setting("batch_size", "default %(default)s", type=_whole(1), metavar="N")
+    setting(
+        "optimizer",
+        "%(choices)s; default %(default)s",
+        choices=_Lazy(lambda: import_module("utils").OPTIMIZERS),
+        metavar="NAME",
     )
-    use.add_argument("--top", type=_whole(1), default=3, metavar="N", help="how many digits to name; default 3")
-    use.add_argument("--json", action="store_true", help="print JSON, a line an image")
-    use.add_argument("--save-figure", metavar="FILE", help="original, what the network saw, and the probabilities")
+    rates = _Lazy(lambda: ", ".join(f"{rate:g} for {name}" for name, rate in _rates().items()))
+    run.add_argument("--lr", type=_rate, metavar="RATE", default=rates, help="learning rate; default %(default)s")
+    setting(
+        "scheduler",
+        "%(choices)s; default %(default)s",
+        choices=_Lazy(lambda: (*import_module("utils").SCHEDULERS, "none")),
+        metavar="NAME",
+    )
+    run.add_argument("--patience", type=_whole(1), metavar="N", help="stop after N epochs without a lower loss")
+    setting("seed", "default %(default)s", type=_whole(0), metavar="N")
+    run.add_argument("--resume", action="store_true", help=f"continue exactly from {LAST} in the folder")
+
+    answer = result.add_argument_group("with --infer and --evaluate")
+    answer.add_argument("--top", type=_whole(1), default=3, metavar="N", help="--infer: digits to name; default 3")
+    answer.add_argument(
+        "--save-figure", metavar="FILE", help="--infer: original, what the network saw, and the probabilities"
+    )
+    form = answer.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print JSON; --infer: a line an image")
+    form.add_argument(
+        "--report", metavar="FOLDER", help="--evaluate: a page of figures, what the model learned and where it errs"
+    )
 
     both = result.add_argument_group("data and device")
     both.add_argument("--data", metavar="FOLDER", help="holds MNIST/raw; default MNIST_DATA, else data/")
     both.add_argument(
         "--dataset",
-        choices=("auto", "mnist", "fashion_mnist", "kmnist", "digits"),
+        choices=_Lazy(lambda: import_module("dataset").CHOICES),
         default="auto",
-        help="default auto: MNIST where it can be had, else scikit-learn's embedded digits",
+        metavar="NAME",
+        help="%(choices)s; default auto: MNIST where it can be had, else scikit-learn's embedded digits",
     )
     both.add_argument("--device", choices=("cpu", "cuda", "mps"), help="default: the fastest; --infer: cpu")
     return result
+
+
+def read_options(arguments=None):
+    """The parsed options, with the names of those that were `given`; all of them go with the command."""
+    reader = parser()
+    options = reader.parse_args(arguments)
+    bare = argparse.Namespace(**dict.fromkeys(vars(options)))  # what has a value gets no default
+    options.given = [name for name, value in vars(reader.parse_args(arguments, bare)).items() if value is not None]
+    (options.command,) = (name for name in options.given if name in COMMANDS)
+    for name in options.given:
+        commands = GOES_WITH.get(name, COMMANDS)
+        if options.command not in commands:
+            fitting = " or ".join(map(_flag, commands))
+            reader.error(f"{_flag(name)} goes with {fitting}, not with {_flag(options.command)}: leave it out")
+    return options
 
 
 def _complain(problem):
     print(f"torchnn.py: {' '.join(str(problem).split())}", file=sys.stderr)
 
 
+def _explained(problem, options):
+    """What went wrong and what to do: the message of the course's own errors, a sentence for those of a library."""
+    on_gpu = str(options.device) not in ("None", "cpu")
+    if isinstance(problem, MemoryError | torch.OutOfMemoryError):
+        way = "a smaller --batch-size" if options.train else "a computer with more of it"
+        return f"There is not enough memory for this: use {way}{', or --device cpu' if on_gpu else ''}."
+    if isinstance(problem, RuntimeError):
+        what = (str(problem).strip() or type(problem).__name__).splitlines()[0].rstrip(".")  # CUDA adds paragraphs
+        return f"PyTorch can't do this here: {what}.{' Use --device cpu.' if on_gpu else ''}"
+    if isinstance(problem, ArithmeticError) and not isinstance(problem, FloatingPointError):  # which tells it itself
+        if options.train:
+            return "The training left the range of floating-point numbers: start a new run with a smaller --lr."
+        return "The model's numbers left the range of floating-point numbers: use another checkpoint."
+    if isinstance(problem, OSError) and problem.filename is not None:
+        return f"{problem.filename} can't be used: {problem.strerror}. Give another name, or change its permissions."
+    return problem
+
+
 def main(arguments=None):
     """Run one command; return the exit code: 0, 2 for bad input, 130 for Ctrl-C."""
-    options = parser().parse_args(arguments)
-    if options.report is not None and not options.evaluate:
-        parser().error("--report goes with --evaluate")
+    try:
+        options = read_options(arguments)
+    except KeyboardInterrupt:  # choices are read from modules whose imports take seconds
+        return 130
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # libraries' own; what a user must know comes as an error or a line
             warnings.showwarning = lambda message, *_, **__: _complain(message)
             return _run(options)
-    except (OSError, ValueError, FloatingPointError) as problem:
-        _complain(problem)
-        return 2
-    except ArithmeticError:
-        _complain("The training left the range of numbers: start anew, with a smaller --lr.")
-        return 2
-    except torch.OutOfMemoryError:
-        _complain("The GPU's memory is too small for this: use a smaller --batch-size, or --device cpu.")
+    except (OSError, ValueError, ArithmeticError, RuntimeError, MemoryError) as problem:
+        _complain(_explained(problem, options))
         return 2
     except KeyboardInterrupt:
         last = Path(options.folder) / LAST
         if options.train and last.exists():
-            _complain(f"Stopped. {last} holds the last complete epoch: go on with --resume.")
+            _complain(f"Stopped. {last} holds the last complete epoch: continue with --resume.")
         return 130
 
 
 def _run(options):
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("There is no CUDA device here: leave out --device, or use --device cpu.")
-    if options.device == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("There is no MPS device here: leave out --device, or use --device cpu.")
-    if options.infer:
-        return infer_command(options)
-    if options.train:
-        train_command(options)
-    elif options.evaluate:
-        evaluate_command(options)
-    else:
-        export_command(options)
-    return 0
+    backend = {"cuda": torch.cuda, "mps": torch.backends.mps}.get(options.device)
+    if backend is not None and not backend.is_available():
+        raise ValueError(f"There is no {options.device.upper()} device here: leave out --device, or use --device cpu.")
+    if options.device is None and options.command in ("train", "evaluate"):
+        from utils import get_device
+
+        options.device = get_device()
+    options.device = torch.device(options.device or "cpu")
+    return COMMANDS[options.command](options) or 0
 
 
 if __name__ == "__main__":

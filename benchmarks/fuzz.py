@@ -2,8 +2,9 @@
 
     python benchmarks/fuzz.py --count 1000
 
-So many of each are made from whole ones by a fixed seed: bytes flipped, cut out, swapped, and in
-checkpoints also the members changed under right checksums. Each goes through `torchnn.py --infer`,
+So many of each are made from whole ones by a fixed seed: bytes flipped, cut out, swapped; in
+checkpoints also the members changed under valid checksums, and any value of any key replaced by a hostile
+one of another kind, size or depth. Each goes through `torchnn.py --infer`,
 and every checkpoint through `--train --resume` for one more epoch. A traceback, more than one line,
 or more than 5 seconds is a failure. Kept in benchmarks/results/fuzz.json.
 """
@@ -11,6 +12,7 @@ or more than 5 seconds is a failure. Kept in benchmarks/results/fuzz.json.
 import argparse
 import contextlib
 import io
+import math
 import os
 import random
 import sys
@@ -20,6 +22,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 HERE = Path(__file__).parent
@@ -83,13 +86,59 @@ def mutate(content, dice):
 
 
 def mutate_member(content, dice):
-    """One member of a checkpoint's archive changed, under a checksum that is right."""
+    """One member of a checkpoint's archive changed, under a valid checksum."""
     source, target = zipfile.ZipFile(io.BytesIO(content)), io.BytesIO()
     names = source.namelist()
     chosen = dice.choice([names[0], names[0], dice.choice(names)])  # mostly the pickle, which comes first
     with zipfile.ZipFile(target, "w") as archive:
         for name in names:
             archive.writestr(name, mutate(source.read(name), dice) if name == chosen else source.read(name))
+    return target.getvalue()
+
+
+def hostile(dice):
+    """A value that should not be there: of another kind, far too large, or far too deep."""
+    deep, doubled = [], []
+    for _ in range(200):
+        deep = [deep]
+    for _ in range(30):
+        doubled = [doubled, doubled]  # who walks through it visits 2³⁰ lists
+    return dice.choice(
+        [
+            *(None, True, -1, 0, 10**30, 2**63, -1e300, math.nan, math.inf, "", "0", "x" * 10**6, "a\nb", b"bytes"),
+            *([], [0] * 10**6, deep, doubled, {}, {"deep": deep}, {0: 0}, (1, 2, 3)),
+            *(torch.zeros(1).expand(10**9), torch.zeros(1).expand(10**5, 10**5), torch.zeros(0), torch.tensor(3)),
+            *(
+                torch.full((10,), math.nan),
+                torch.zeros(3).to_sparse(),
+                torch.zeros(3, device="meta"),
+                torch.zeros(10**6),
+            ),
+            *(torch.zeros(5056, dtype=torch.uint8), torch.ones(3, dtype=torch.complex64)),
+        ]
+    )
+
+
+def tamper(content, dice):
+    """One value in a checkpoint, at any depth, replaced by a hostile one, taken away, or put under another key."""
+    whole = torch.load(io.BytesIO(content), weights_only=True)
+    part = whole
+    while True:
+        keys = list(part) if isinstance(part, dict) else range(len(part))
+        key = dice.choice(keys)
+        inside = isinstance(part[key], dict | list) and len(part[key]) > 0
+        if not inside or dice.random() < 0.25:
+            break
+        part = part[key]
+    way = dice.choice(("replace", "replace", "replace", "remove", "rename"))
+    if way == "remove":
+        del part[key]
+    elif way == "rename" and isinstance(part, dict):
+        part[dice.choice((-1, "other", ("a", "b"), None, 10**30))] = part.pop(key)
+    else:
+        part[key] = hostile(dice)
+    target = io.BytesIO()
+    torch.save(whole, target)
     return target.getvalue()
 
 
@@ -150,7 +199,7 @@ def measure(count):
         image.write_bytes(images["grey.png"])
 
         def checkpoints(number):
-            changed = (mutate if number % 2 else mutate_member)(content, dice)
+            changed = (mutate, mutate_member, tamper)[number % 3](content, dice)
             bad.write_bytes(changed)
             (run / checkpoint.LAST).write_bytes(changed)
             return ("--infer", image, "--checkpoint", bad), resume

@@ -253,7 +253,7 @@ def filters(model):
     rows = -(-len(weights) // columns)
     empty = np.full((rows * columns - len(weights), *weights.shape[1:]), np.nan, np.float32)
     lines = np.concatenate([weights, empty]).reshape(rows, columns, *weights.shape[1:])
-    mosaic = np.concatenate([_strip(line) for line in lines])
+    mosaic = np.concatenate([_strip(line) for line in lines])[:-1, :-1]  # gaps between the filters only
     with plt.rc_context(STYLE):
         figure, ax = plt.subplots(figsize=(7.2, 0.75 * rows + 0.9), layout="constrained")
         # grey between the filters, where white would look like weights of 0
@@ -305,7 +305,9 @@ def feature_maps(model, image, channels=8):
             words = f"{name}\n{'×'.join(map(str, output.shape))}"
             ax.text(-0.01, 0.5, words, transform=ax.transAxes, ha="right", va="center")
             ax.axis("off")
-        figure.suptitle(f"Outputs of each layer for one image: the {channels} maps of largest variance, by channel")
+        figure.suptitle(
+            f"Outputs of each layer for one image: the {channels} maps of largest variance, numbered by channel"
+        )
     return figure, outputs
 
 

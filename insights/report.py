@@ -199,7 +199,7 @@ def _metrics(model, answers, found):
         ("test loss (mean negative log-likelihood)", f"{calibration['nll_before']:.4f}"),
         ("expected calibration error", f"{100 * calibration['before']['ece']:.2f} %"),
         (
-            f"the same after scaling by the temperature {calibration['temperature']:.3f}",
+            f"the same after temperature scaling, T = {calibration['temperature']:.3f}",
             f"{100 * calibration['after']['ece']:.2f} %",
         ),
     ]

@@ -12,20 +12,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _DummyPrivateUse1Hook, _setup_privateuseone_for_python_backend
 
 on = False  # is the stand-in the accelerator that get_device finds?
-FACTORIES = [
-    "arange",
-    "empty",
-    "empty_strided",
-    "eye",
-    "full",
-    "linspace",
-    "ones",
-    "rand",
-    "randint",
-    "randn",
-    "randperm",
-]
-FACTORIES += ["scalar_tensor", "zeros"]
 
 
 class Standin(torch.Tensor):
@@ -75,16 +61,18 @@ def _compute(op, args, kwargs):
     here = kwargs.get("device") is None or kwargs["device"].type == "standin"
     if here and "device" in kwargs:
         kwargs = {**kwargs, "device": "cpu"}
-    wrapped = {id(each.inner): each for each in tree_leaves((args, kwargs)) if isinstance(each, Standin)}
-    given = {id(each) for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)}
+    tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+    given = {id(each.inner if isinstance(each, Standin) else each): each for each in tensors}
 
-    def wrap(result):  # what the op wrote to comes back as it was given
-        if not here or not isinstance(result, torch.Tensor) or id(result) in given:
+    def wrap(result):
+        if not here or not isinstance(result, torch.Tensor):
             return result
-        shell = wrapped[id(result)] if id(result) in wrapped else Standin(result)
-        if (shell.shape, shell.stride()) != (result.shape, result.stride()):
-            raise NotImplementedError(f"The stand-in can't change a tensor's shape in place ({op}).")
-        return shell
+        if id(result) not in given:
+            return Standin(result)
+        written = given[id(result)]  # comes back as it was given
+        if written.shape != result.shape or written.stride() != result.stride():  # unsqueeze_, resize_ and so on
+            torch.Tensor.data.__set__(written, Standin(result))
+        return written
 
     args, kwargs = tree_map(lambda each: each.inner if isinstance(each, Standin) else each, (args, kwargs))
     return tree_map(wrap, op(*args, **kwargs))
@@ -122,6 +110,8 @@ class _Module:
     current_device = staticmethod(lambda: 0)
     _is_in_bad_fork = staticmethod(lambda: False)
     manual_seed_all = staticmethod(lambda seed: None)  # it draws from the CPU's generator
+    get_rng_state = staticmethod(lambda device: torch.get_rng_state())
+    set_rng_state = staticmethod(lambda state, device: torch.set_rng_state(state))
     get_amp_supported_dtype = staticmethod(lambda: [torch.bfloat16])
 
 
@@ -136,12 +126,11 @@ def install():
         return
     _setup_privateuseone_for_python_backend("standin", _Module(), _Hook())
     library = torch.library.Library("aten", "IMPL")
-    for name in FACTORIES:
-        packet = getattr(torch.ops.aten, name)
-        for op in (getattr(packet, overload) for overload in packet.overloads()):
-            if any(argument.name == "device" for argument in op._schema.arguments):
-                library.impl(op, lambda *args, op=op, **kwargs: _compute(op, args, kwargs), "PrivateUse1")
+    # Any op with a stand-in tensor comes to Standin; these have none: the factories, which all fill an empty tensor.
+    for op in (torch.ops.aten.empty.memory_format, torch.ops.aten.empty_strided.default):
+        library.impl(op, lambda *args, op=op, **kwargs: _compute(op, args, kwargs), "PrivateUse1")
     library.impl("_copy_from", _copy_from, "PrivateUse1")
+    library.impl("_pin_memory", lambda tensor, device=None: tensor.clone(), "CPU")  # the stand-in reads any memory
     _Module.library = library  # the registrations last as long as it does
 
 

@@ -1,4 +1,4 @@
-"""The numbers of the figures, against scikit-learn, Captum, loops and cases that are known by thought."""
+"""The numbers of the figures, against scikit-learn, Captum, loops and cases worked out by hand."""
 
 import copy
 import math
@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from captum.attr import LayerGradCam
 from sklearn.metrics import classification_report
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -57,7 +56,7 @@ def trained():
 
 
 @pytest.fixture(scope="module")
-def seen(trained):
+def answers(trained):
     loader = utils.get_MNISTdataset_with_loader("test", {"batch_size": 100}, dataset="digits")
     return insights.predictions(trained, loader, precision="fp32")
 
@@ -84,41 +83,45 @@ def state(model):
 def test_predictions_are_what_test_measures_and_leave_the_model_as_it_was(trained, digits):
     model = copy.deepcopy(trained).train()
     before, strides = state(model), model[4].weight.stride()
-    seen = insights.predictions(model, digits[1], precision="fp32")
+    answers = insights.predictions(model, digits[1], precision="fp32")
     assert model.training
     assert model[4].weight.stride() == strides
     assert not model[10]._forward_pre_hooks
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     loss, accuracy = utils.test(model, CPU, digits[1], utils.get_loss(), precision="fp32")
-    assert F.nll_loss(seen.log_probabilities, seen.labels).item() == pytest.approx(loss, rel=1e-5)
-    assert 100 * seen.right.float().mean().item() == pytest.approx(accuracy)
+    assert F.nll_loss(answers.log_probabilities, answers.labels).item() == pytest.approx(loss, rel=1e-5)
+    assert 100 * answers.right.float().mean().item() == pytest.approx(accuracy)
     assert 60 < accuracy < 100  # or the tests below would not see a mistake
-    torch.testing.assert_close(F.log_softmax(model[10](seen.features), dim=1), seen.log_probabilities)
-    assert torch.equal(seen.labels, digits[1].dataset.labels)
-    half = seen[::2]
+    torch.testing.assert_close(F.log_softmax(model[10](answers.features), dim=1), answers.log_probabilities)
+    assert torch.equal(answers.labels, digits[1].dataset.labels)
+    half = answers[::2]
     assert len(half) == 180
-    assert torch.equal(half.predicted, seen.predicted[::2])
+    assert torch.equal(half.predicted, answers.predicted[::2])
 
 
-def test_a_data_set_may_stand_in_for_its_loader(trained, seen):
+def test_a_data_set_may_stand_in_for_its_loader(trained, answers):
     data = dataset.load_dataset("test", "digits", transform=utils.get_test_transforms())
     again = insights.predictions(trained, data, precision="fp32")
-    torch.testing.assert_close(again.log_probabilities, seen.log_probabilities, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(again.log_probabilities, answers.log_probabilities, atol=1e-5, rtol=1e-4)
+    data.classes = list("abcdefghij")
+    assert insights.predictions(trained, data).classes == data.classes
+    one_batch = [next(iter(dataset.make_loader(data, {})))]  # of no data set that names its classes
+    assert insights.predictions(trained, one_batch).classes == [str(digit) for digit in range(10)]
 
 
-def test_no_data_is_said_so(trained, seen, digits):
+def test_no_data_is_said_so(trained, answers, digits):
     empty = DataLoader(TensorDataset(torch.zeros(0, 1, 28, 28), torch.zeros(0, dtype=torch.long)))
     optimizer = utils.get_optimizer(trained)
     for call in (
         lambda: insights.predictions(trained, empty),
         lambda: insights.robustness({"one": trained}, empty),
         lambda: insights.rate_range(trained, optimizer, empty, utils.get_loss()),
-        lambda: insights.confusion(seen[:0]),
-        lambda: insights.gallery(seen[:0]),
-        lambda: insights.calibration(seen[:0]),
-        lambda: insights.calibration(seen, seen[:0]),
-        lambda: insights.embedding(seen[:0]),
-        lambda: insights.explanations(trained, seen.images[:0]),
+        lambda: insights.confusion(answers[:0]),
+        lambda: insights.gallery(answers[:0]),
+        lambda: insights.calibration(answers[:0]),
+        lambda: insights.calibration(answers, answers[:0]),
+        lambda: insights.embedding(answers[:0]),
+        lambda: insights.explanations(trained, answers.images[:0]),
     ):
         with pytest.raises(ValueError, match=r"no image|at least"):
             call()
@@ -127,10 +130,10 @@ def test_no_data_is_said_so(trained, seen, digits):
 # Mistakes ---------------------------------------------------------------------------------------
 
 
-def test_confusion_is_that_of_a_loop_and_of_scikit_learn(seen):
-    _, numbers = insights.confusion(seen, pairs=90)
+def test_confusion_is_that_of_a_loop_and_of_scikit_learn(answers):
+    _, numbers = insights.confusion(answers, pairs=90)
     counts = [[0] * 10 for _ in range(10)]
-    for true, predicted in zip(seen.labels.tolist(), seen.predicted.tolist(), strict=True):
+    for true, predicted in zip(answers.labels.tolist(), answers.predicted.tolist(), strict=True):
         counts[true][predicted] += 1
     assert numbers["matrix"].tolist() == counts
     for digit in range(10):
@@ -139,7 +142,7 @@ def test_confusion_is_that_of_a_loop_and_of_scikit_learn(seen):
         assert numbers["precision"][digit] == pytest.approx(precision)
         assert numbers["recall"][digit] == pytest.approx(recall)
         assert numbers["f1"][digit] == pytest.approx(2 * precision * recall / (precision + recall))
-    report = classification_report(seen.labels, seen.predicted, output_dict=True)
+    report = classification_report(answers.labels, answers.predicted, output_dict=True)
     assert numbers["f1"].mean() == pytest.approx(report["macro avg"]["f1-score"])
     wrong = {(t, p): counts[t][p] for t in range(10) for p in range(10) if t != p and counts[t][p]}
     assert {(t, p): count for t, p, count in numbers["pairs"]} == wrong
@@ -151,22 +154,31 @@ def test_confusion_of_a_class_never_predicted_and_of_no_mistake():
     assert numbers["pairs"] == [(3, 2, 1)]
     assert numbers["recall"][[1, 2, 3]].tolist() == [1, 1, 0]
     assert numbers["precision"][[1, 2, 3]].tolist() == [1, 0.5, 0]
-    assert figure.axes[0].get_title() == "3 of 4 right"
+    assert figure.axes[0].get_title() == "3 of 4 correct"
+    drawn = {text.get_position(): text.get_text() for text in figure.axes[0].texts}  # (predicted, true) → count
+    assert drawn == {(1, 1): "2", (2, 2): "1", (2, 3): "1"}
+    for line, name in zip(figure.axes[1].lines, ("precision", "recall", "f1"), strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), 100 * numbers[name])
+    assert [label.get_text() for label in figure.axes[2].get_yticklabels()] == ["3 → 2"]
+    assert [bar.get_width() for bar in figure.axes[2].patches] == [1]
     figure, numbers = insights.confusion(made_up(certain([1, 2]), [1, 2]))
     assert numbers["pairs"] == []
-    assert figure.axes[2].get_title() == "No mistake"
+    assert figure.axes[2].get_title() == "No mistakes"
 
 
-def test_gallery_is_sorted_by_confidence(seen):
-    figure, numbers = insights.gallery(seen, count=5)
-    sure = seen.log_probabilities.exp().max(dim=1).values.tolist()
-    wrong = [i for i in range(len(seen)) if seen.log_probabilities[i].argmax() != seen.labels[i]]
+def test_gallery_is_sorted_by_confidence(answers):
+    figure, numbers = insights.gallery(answers, count=5)
+    sure = answers.log_probabilities.exp().max(dim=1).values.tolist()
+    wrong = [i for i in range(len(answers)) if answers.log_probabilities[i].argmax() != answers.labels[i]]
     assert numbers["mistakes"] == sorted(wrong, key=lambda i: -sure[i])[:5]
-    right = sorted(set(range(len(seen))) - set(wrong), key=lambda i: sure[i])
+    right = sorted(set(range(len(answers))) - set(wrong), key=lambda i: sure[i])
     assert numbers["uncertain"] == right[:5]
     first = numbers["mistakes"][0]
-    words = f"true {seen.labels[first]}, read {seen.predicted[first]}\n{100 * sure[first]:.1f} %"
-    assert words in [ax.get_title() for part in figure.subfigs for ax in part.axes]
+    words = f"true {answers.labels[first]}, pred. {answers.predicted[first]}\n{100 * sure[first]:.1f} %"
+    assert figure.subfigs[0].axes[0].get_title() == words
+    for part, indices in zip(figure.subfigs, numbers.values(), strict=True):
+        for ax, i in zip(part.axes, indices, strict=False):
+            np.testing.assert_array_equal(ax.images[0].get_array(), answers.images[i, 0])
     _, numbers = insights.gallery(made_up(certain([1, 2]), [1, 2]))
     assert numbers == {"mistakes": [], "uncertain": [1, 0]}
 
@@ -179,7 +191,7 @@ def test_gallery_of_ties_says_what_was_predicted():
         row[list(pair)] = 0.46
     figure, _ = insights.gallery(made_up(values.log(), [a for a, _ in pairs]), count=len(pairs))
     titles = {ax.get_title().split("\n")[0] for ax in figure.subfigs[1].axes} - {""}
-    assert titles == {f"{a}, next {b}" for a, b in pairs}
+    assert titles == {f"{a}, second {b}" for a, b in pairs}
 
 
 # Calibration ------------------------------------------------------------------------------------
@@ -197,15 +209,17 @@ def test_ece_of_a_case_worked_out_by_hand():
     assert insights.reliability(certain([0, 0], 1 - 1e-9), torch.tensor([0, 0]))["ece"] == pytest.approx(0, abs=1e-6)
 
 
-def test_ece_is_that_of_a_loop(seen):
-    total = 0
-    for i in range(15):
-        inside = [n for n in range(len(seen)) if i / 15 < seen.confidence[n].item() <= (i + 1) / 15]
-        if inside:
-            total += abs(sum(seen.right[n].item() - seen.confidence[n].item() for n in inside)) / len(seen)
-    _, numbers = insights.calibration(seen)
+@pytest.mark.parametrize("bins", [15, 20])
+def test_ece_is_that_of_a_loop(answers, bins):
+    total, counts = 0, []
+    for i in range(bins):
+        in_bin = [n for n in range(len(answers)) if i / bins < answers.confidence[n].item() <= (i + 1) / bins]
+        counts.append(len(in_bin))
+        total += abs(sum(answers.right[n].item() - answers.confidence[n].item() for n in in_bin)) / len(answers)
+    _, numbers = insights.calibration(answers, bins=bins)
+    assert numbers["before"]["count"].tolist() == counts
     assert numbers["before"]["ece"] == pytest.approx(total, rel=1e-5)
-    assert numbers["nll_before"] == pytest.approx(F.nll_loss(seen.log_probabilities, seen.labels).item())
+    assert numbers["nll_before"] == pytest.approx(F.nll_loss(answers.log_probabilities, answers.labels).item())
     assert "after" not in numbers
 
 
@@ -217,16 +231,23 @@ def test_temperature_scaling_finds_the_factor_of_the_logits(factor):
     values = (factor * logits + torch.randn(40_000, 1)).log_softmax(1)  # any shift a row
     temperature = insights.fit_temperature(values, labels)
     assert temperature == pytest.approx(factor, rel=0.03)
-    least = F.nll_loss(insights.scale(values, temperature), labels)
+    least = F.nll_loss(insights.apply_temperature(values, temperature), labels)
     for other in (0.97, 1.03):
-        assert F.nll_loss(insights.scale(values, other * temperature), labels) > least
-    torch.testing.assert_close(insights.scale(values, factor), logits.log_softmax(1), atol=1e-4, rtol=1e-4)
+        assert F.nll_loss(insights.apply_temperature(values, other * temperature), labels) > least
+    torch.testing.assert_close(insights.apply_temperature(values, factor), logits.log_softmax(1), atol=1e-4, rtol=1e-4)
 
 
-def test_calibration_with_a_validation_split_shows_both(seen):
-    overconfident = replace(seen, log_probabilities=(4 * seen.log_probabilities).log_softmax(1))
-    _, numbers = insights.calibration(overconfident[::2], overconfident[1::2])
+def test_calibration_with_a_validation_split_shows_both(answers):
+    overconfident = replace(answers, log_probabilities=(4 * answers.log_probabilities).log_softmax(1))
+    validation = overconfident[1::2]
+    figure, numbers = insights.calibration(overconfident[::2], validation)
     assert numbers["temperature"] > 1.5
+    assert numbers["temperature"] == insights.fit_temperature(validation.log_probabilities, validation.labels)
+    for line, name in zip(figure.axes[0].lines[1:], ("before", "after"), strict=True):
+        filled = numbers[name]["count"] > 0
+        np.testing.assert_array_equal(line.get_xdata(), 100 * numbers[name]["confidence"][filled])
+        np.testing.assert_array_equal(line.get_ydata(), 100 * numbers[name]["accuracy"][filled])
+        assert line.get_label() == f"{name} scaling: ECE {100 * numbers[name]['ece']:.2f} %"
     assert numbers["after"]["ece"] < numbers["before"]["ece"]
     assert numbers["nll_after"] < numbers["nll_before"]
 
@@ -237,13 +258,20 @@ def test_calibration_with_a_validation_split_shows_both(seen):
 def test_embedding_keeps_groups_apart_and_is_the_same_each_time():
     labels = torch.arange(90) % 3
     features = 20 * torch.eye(3, 12)[labels] + torch.randn(90, 12)
-    seen = replace(made_up(certain(labels.tolist()), labels.tolist()), features=features)
-    figure, numbers = insights.embedding(seen, images=60)
+    predicted = labels.tolist()
+    predicted[7] = 5  # one mistake
+    answers = replace(made_up(certain(predicted), labels.tolist()), features=features)
+    figure, numbers = insights.embedding(answers, images=60)
     points = torch.from_numpy(numbers["points"])
     assert points.shape == (60, 2)
     nearest = torch.cdist(points, points).fill_diagonal_(math.inf).argmin(dim=1)
     assert torch.equal(labels[:60][nearest], labels[:60])
-    np.testing.assert_array_equal(insights.embedding(seen, images=60)[1]["points"], numbers["points"])
+    np.testing.assert_array_equal(insights.embedding(answers, images=60)[1]["points"], numbers["points"])
+    *clouds, circles = figure.axes[0].collections
+    for label, cloud in enumerate(clouds):
+        np.testing.assert_allclose(cloud.get_offsets(), points[labels[:60] == label], rtol=1e-6)
+    np.testing.assert_allclose(circles.get_offsets(), points[7:8], rtol=1e-6)
+    assert circles.get_label() == "1 misclassified"
     assert "60 images" in figure.axes[0].get_title()
 
 
@@ -258,11 +286,44 @@ def test_no_distortion_gives_the_plain_accuracy(trained, digits):
         _, accuracy = utils.test(copy.deepcopy(model), CPU, digits[1], utils.get_loss())
         for kind, found in numbers.items():
             assert len(found[name]) == len(found["levels"])
+            assert found["levels"] == sorted(found["levels"])
             plain = insights.DISTORTIONS[kind][2][0]
             assert found[name][found["levels"].index(plain)] == pytest.approx(accuracy, abs=0.3)  # bf16: an image
     for models in ({}, dict.fromkeys("abcde", trained)):
         with pytest.raises(ValueError, match="1 to 4 models"):
             insights.robustness(models, digits[1])
+
+
+def test_each_model_of_a_robustness_test_gets_its_own_normalisation(trained, monkeypatch):
+    """Against the loop written out; the third model has none of its own, and takes that of the data."""
+    monkeypatch.setattr(utils, "get_precision", lambda device: "fp32")
+    models = {name: copy.deepcopy(trained) for name in ("first", "second", "third")}
+    models["first"].normalisation, models["second"].normalisation = (0.3, 0.2), (0.1, 0.5)
+    used = {"first": (0.3, 0.2), "second": (0.1, 0.5), "third": (0.3, 0.2)}
+    data = dataset.load_dataset("test", "digits", transform=utils.get_test_transforms(mean=0.3, std=0.2))
+    figure, numbers = insights.robustness(models, data, images=60)
+    found, ax = numbers["noise"], figure.axes[4]
+    assert ax.get_title() == "Noise"
+    assert ax.lines[-1].get_xdata() == [0, 0]  # dotted: undistorted
+    for line, name in zip(ax.lines, models, strict=False):
+        assert line.get_label() == name
+        np.testing.assert_array_equal(line.get_data(), (found["levels"], found[name]))
+    pixels, labels = data.images[:60].unsqueeze(1) / 255, data.labels[:60]
+    for level, *accuracies in zip(found["levels"], *(found[name] for name in models), strict=True):
+        noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
+        noisy = (pixels + level * noise).clamp(0, 1)
+        for accuracy, (name, (mean, std)) in zip(accuracies, used.items(), strict=True):
+            predicted = models[name].eval()((noisy - mean) / std).argmax(dim=1)
+            assert accuracy == pytest.approx(100 * (predicted == labels).float().mean().item(), abs=1e-3)
+    assert found["first"] == found["third"] != found["second"]
+    data.transform = utils.get_test_transforms(mean=0.2, std=0.6)
+    alone = {"third": models.pop("third")}
+    assert insights.robustness(models, data, images=60, mean=0.2, std=0.6)[1]["noise"]["first"] == found["first"]
+    assert insights.robustness(alone, data, images=60, mean=0.2, std=0.6)[1]["noise"]["third"] != found["third"]
+    data.transform = utils.get_test_transforms()  # MNIST's normalisation, as `trained` had it
+    plain = insights.robustness({"trained": trained}, data, images=60)[1]["noise"]["trained"]
+    predicted = trained.eval()(data.transform(data.images[:60].unsqueeze(1))).argmax(dim=1)
+    assert plain[0] == pytest.approx(100 * (predicted == labels).float().mean().item(), abs=1e-3)
 
 
 def test_distortions_are_what_they_are_called():
@@ -299,14 +360,31 @@ def test_distortions_are_what_they_are_called():
 def test_range_test_leaves_everything_as_it_was(trained):
     model = copy.deepcopy(trained)
     generator = torch.Generator().manual_seed(5)
-    data = dataset.load_dataset("train", "digits", transform=utils.get_train_transforms())
+    # Steps that draw from each generator: PyTorch's own, Python's and NumPy's
+    steps = (utils.RandomAffineEach(degrees=10), lambda images: images * (random.random() + np.random.rand()))
+    data = dataset.load_dataset("train", "digits", transform=utils.get_train_transforms(*steps))
     loader = dataset.make_loader(data, {"batch_size": 64, "shuffle": True, "generator": generator})
     optimizer = utils.get_optimizer(model, "SGD", 0.02)
     utils.train(model, CPU, first_batches(loader, 2), optimizer, utils.get_loss())  # momentum, gradients
     model.eval()
     weights, kept = state(model), copy.deepcopy(optimizer.state_dict())
     gradients = [parameter.grad.clone() for parameter in model.parameters()]
-    before = torch.get_rng_state(), generator.get_state(), random.getstate(), np.random.get_state()[1].copy()
+
+    def drawn():
+        """The next number of each generator, which is put back to where it was."""
+        np_state, state, states = (
+            np.random.get_state(),
+            random.getstate(),
+            (torch.get_rng_state(), generator.get_state()),
+        )
+        numbers = np.random.rand(), random.random(), torch.rand(()).item(), torch.rand((), generator=generator).item()
+        np.random.set_state(np_state)
+        random.setstate(state)
+        torch.set_rng_state(states[0])
+        generator.set_state(states[1])
+        return numbers
+
+    before = drawn()
     insights.rate_range(model, optimizer, loader, utils.get_loss(), steps=30)
     assert not model.training
     assert all(torch.equal(weights[name], value) for name, value in model.state_dict().items())
@@ -315,10 +393,9 @@ def test_range_test_leaves_everything_as_it_was(trained):
     assert after["param_groups"] == kept["param_groups"]
     for i, values in kept["state"].items():
         assert torch.equal(values["momentum_buffer"], after["state"][i]["momentum_buffer"])
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert torch.equal(generator.get_state(), before[1])
-    assert random.getstate() == before[2]
-    assert (np.random.get_state()[1] == before[3]).all()
+    assert drawn() == before
+    next(iter(loader))
+    assert all(now != then for now, then in zip(drawn(), before, strict=True))  # or nothing was there to put back
 
 
 def first_batches(loader, count):
@@ -327,7 +404,7 @@ def first_batches(loader, count):
 
 def test_range_test_is_a_training_with_a_rising_rate(monkeypatch):
     """Against the loop written out, on a linear model; it stops when the loss has blown up."""
-    monkeypatch.setattr(insights, "get_precision", lambda device: "fp32")
+    monkeypatch.setattr(utils, "get_precision", lambda device: "fp32")
     images = torch.randn(8, 1, 28, 28).repeat(12, 1, 1, 1)  # twelve times the same, with labels that differ
     labels = torch.randint(0, 10, (96,))
     loader = DataLoader(TensorDataset(images, labels), batch_size=32)  # three batches, over and over
@@ -356,8 +433,12 @@ def test_range_test_is_a_training_with_a_rising_rate(monkeypatch):
 def test_range_test_refuses_what_it_cannot_use(digits):
     model = create_model()
     optimizer = utils.get_optimizer(model)
-    for options in ({"low": 0}, {"low": 1, "high": 0.1}, {"steps": 3}):
-        with pytest.raises(ValueError, match="0 < low < high and 10 steps"):
+    for options, message in (
+        ({"low": 0}, "0 < low < high, not 0 and 1.0"),
+        ({"low": 1, "high": 0.1}, "0 < low < high, not 1 and 0.1"),
+        ({"steps": 3}, "steps must be a whole number from 10, not 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
             insights.rate_range(model, optimizer, digits[0], F.nll_loss, **options)
     model.layers[0].weight.data.fill_(math.nan)
     with pytest.raises(ValueError, match="not finite from the start"):
@@ -391,6 +472,27 @@ def test_receptive_field_is_where_the_gradient_of_one_output_reaches(name):
             assert (found[0], found[-1]) == (max(0, first), min(27, last)), row
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("kernel", [2, 3, 4])
+def test_receptive_field_of_same_padding_lies_where_the_gradient_does(kernel, dilation):
+    """Of an odd total, PyTorch pads the larger part on the right and below: even kernels are off centre."""
+    convolution = nn.Conv2d(1, 1, kernel, padding="same", dilation=dilation)
+    convolution.weight.data.fill_(1)
+    model = nn.Sequential(convolution, nn.Flatten(), nn.Linear(784, 10), nn.LogSoftmax(dim=1))
+    row = insights.receptive_field(model)[1]["layers"][0]
+    assert row["field"] == (kernel - 1) * dilation + 1
+    images = torch.rand(1, 1, 28, 28, requires_grad=True)
+    output = convolution(images)
+    for at in (0, 14):
+        (gradient,) = torch.autograd.grad(output[0, 0, at, at], images, retain_graph=True)
+        first, last = (row["centre"] + at + sign * (row["field"] - 1) / 2 for sign in (-1, 1))
+        for direction in (0, 1):
+            reached = (gradient[0, 0] != 0).any(direction).nonzero().flatten().tolist()
+            assert reached == [pixel for pixel in range(int(first), int(last) + 1, dilation) if pixel >= 0]
+            assert (first, last) == (int(first), int(last))
+
+
 def test_receptive_fields_of_net_are_those_in_its_comments():
     figure, numbers = insights.receptive_field(Net())
     names = ["conv1", "conv2", "max_pool2d", "conv3", "conv4", "max_pool2d (2)", "fc1", "fc2"]
@@ -399,13 +501,15 @@ def test_receptive_fields_of_net_are_those_in_its_comments():
     assert [row["output"] for row in numbers["layers"]] == [26, 24, 12, 10, 8, 4, 1, 1]
     assert [row["jump"] for row in numbers["layers"]] == [1, 1, 2, 2, 2, 4, 4, 4]
     assert "24×24" in [text.get_text() for text in figure.axes[0].texts]
+    assert [bar.get_width() for bar in figure.axes[1].patches] == [3, 5, 6, 10, 14, 16, 28, 28]
+    assert figure.axes[1].lines[0].get_xdata() == [28, 28]
 
 
 def test_layers_keep_their_names_and_a_module_that_runs_twice_has_two():
     names = [layer.name for layer in inside.trace(small(), torch.rand(1, 1, 28, 28)).layers]
     assert names == ["0", "3", "4", "3 (2)", "7", "10"]
     names = [layer.name for layer in inside.trace(ImageClassifier(), torch.rand(1, 1, 28, 28)).layers]
-    assert names == ["inside.0", "inside.2", "inside.4", "inside.6", "inside.8"]
+    assert names == ["layers.0", "layers.2", "layers.4", "layers.6", "layers.8"]
 
 
 class Branches(nn.Module):
@@ -420,10 +524,10 @@ class Branches(nn.Module):
 
 
 @pytest.mark.parametrize("join", [torch.add, lambda a, b: torch.cat([a, b], dim=1)])
-def test_branches_and_odd_windows_are_refused(join):
+def test_branches_and_unknown_windows_are_refused(join):
     model = Branches(join)
     model(torch.rand(1, 1, 28, 28))
-    with pytest.raises(ValueError, match="has branches"):
+    with pytest.raises(insights.DoesNotApply, match="has branches"):
         insights.receptive_field(model)
     for odd in (
         nn.Conv2d(1, 2, (3, 5), padding=(1, 2)),
@@ -433,7 +537,7 @@ def test_branches_and_odd_windows_are_refused(join):
     ):
         model = nn.Sequential(nn.Conv2d(1, 1, 1), odd, nn.Flatten(), nn.LazyLinear(10))
         model(torch.rand(1, 1, 28, 28))
-        with pytest.raises(ValueError, match=r"field of layer '.+' is not known"):
+        with pytest.raises(insights.DoesNotApply, match=r"field of layer '.+' is not known"):
             insights.receptive_field(model)
 
 
@@ -442,15 +546,28 @@ def test_filters_are_the_first_convolutions_weights():
     figure, numbers = insights.filters(model)
     np.testing.assert_array_equal(numbers["weights"], model.conv1.weight.detach()[:, 0])
     assert numbers["layer"] == "conv1"
-    drawn = figure.axes[0].images[0].get_array().reshape(4, 4, 8, 4).swapaxes(1, 2)  # 4 rows of 8, with gaps
+    (image,) = figure.axes[0].images
+    drawn = np.pad(image.get_array(), ((0, 1), (0, 1))).reshape(4, 4, 8, 4).swapaxes(1, 2)  # 4 rows of 8, with gaps
     np.testing.assert_array_equal(drawn[:, :, :3, :3].reshape(32, 3, 3), numbers["weights"])
+    assert image.norm.vmax == abs(numbers["weights"]).max()
+    least, zero, most = image.cmap(image.norm([-image.norm.vmax, 0, image.norm.vmax]))[:, :3]
+    assert zero.min() > 0.95  # white
+    assert least[2] > 2 * least[0]  # blue
+    assert most[0] > 2 * most[2]  # red
 
 
-def test_feature_maps_are_what_each_layer_gives(seen):
-    model, image = Net().eval(), seen.images[0]
-    _, numbers = insights.feature_maps(model, image)
+def test_feature_maps_are_what_each_layer_gives(answers):
+    model, image = Net().eval(), answers.images[0]
+    figure, numbers = insights.feature_maps(model, image)
     x = F.relu(model.conv2(F.relu(model.conv1(image[None]))))
     torch.testing.assert_close(torch.from_numpy(numbers["conv2"]), x[0])
+    most = sorted(range(64), key=lambda channel: -((x[0, channel] - x[0, channel].mean()) ** 2).mean().item())[:8]
+    ax = figure.axes[1]
+    assert [text.get_text() for text in ax.texts[:-1]] == [str(channel) for channel in sorted(most)]
+    assert ax.texts[-1].get_text() == "conv2\n64×24×24"
+    for i, channel in enumerate(sorted(most)):
+        drawn, one = ax.images[0].get_array()[:24, 25 * i : 25 * i + 24], x[0, channel].detach()
+        np.testing.assert_allclose(drawn, (one - one.min()) / (one.max() - one.min()), atol=1e-5)
     x = F.relu(model.conv4(F.relu(model.conv3(F.max_pool2d(x, 2)))))
     torch.testing.assert_close(torch.from_numpy(numbers["conv4"]), x[0])
     x = F.relu(model.fc1(F.max_pool2d(x, 2).flatten(1)))
@@ -459,15 +576,17 @@ def test_feature_maps_are_what_each_layer_gives(seen):
     _, numbers = insights.feature_maps(create_model(), image)
     assert [output.shape for output in numbers.values()] == [(128,), (64,), (10,)]
     with pytest.raises(ValueError, match=r"one image of shape \(1, 28, 28\)"):
-        insights.feature_maps(model, seen.images[:2])
+        insights.feature_maps(model, answers.images[:2])
+    with pytest.raises(insights.DoesNotApply, match="Feature maps need a convolution, pooling or linear layer"):
+        insights.feature_maps(nn.Flatten(), image)
 
 
 # Layers: Grad-CAM, occlusion --------------------------------------------------------------------
 
 
-def test_grad_cam_is_cam_where_the_maps_are_averaged(seen):
+def test_grad_cam_is_cam_where_the_maps_are_averaged(answers):
     """Zhou et al. 2016: the maps weighted by the linear layer's weights, here a 28² of them each."""
-    model, images = averaged(), seen.images[:4]
+    model, images = averaged(), answers.images[:4]
     found = insights.grad_cam(model, images, targets=[3, 1, 4, 1])
     maps, weights = F.relu(model[0](images)), model[4].weight[[3, 1, 4, 1]]
     expected = F.relu(torch.einsum("nk,nkhw->nhw", weights, maps)) / 28**2
@@ -475,18 +594,29 @@ def test_grad_cam_is_cam_where_the_maps_are_averaged(seen):
     torch.testing.assert_close(found, expected.detach(), atol=1e-6, rtol=1e-4)
 
 
-def test_grad_cam_is_captums(seen):
-    """Of a layer whose ReLU is a module, which Captum can hook, and whose maps need no enlarging."""
-    model = nn.Sequential(
+def hookable():
+    """A network whose ReLUs are modules, which Captum can hook, and whose maps need no enlarging."""
+    return nn.Sequential(
         *(nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3, padding=1), nn.ReLU()),
         *(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8 * 14 * 14, 10), nn.LogSoftmax(dim=1)),
     ).eval()
-    images = seen.images[:4]
+
+
+def captums_grad_cam(model, images, targets, relu):
+    """Captum's Grad-CAM `(N, 28, 28)` of `hookable()` after the ReLU of this number."""
+    from captum.attr import LayerGradCam  # here, since the import takes a second
+
+    maps = LayerGradCam(model[:-1], model[relu]).attribute(images, targets, relu_attributions=True)
+    assert maps.max() > 0
+    return maps[:, 0].detach()
+
+
+def test_grad_cam_is_captums(answers):
+    model, images = hookable(), answers.images[:4]
     targets = model(images).argmax(dim=1)
     for name, relu in (("0", 1), ("2", 3), (None, 3)):
-        captums = LayerGradCam(model[:-1], model[relu]).attribute(images, targets, relu_attributions=True)
-        assert captums.max() > 0
-        torch.testing.assert_close(insights.grad_cam(model, images, layer=name), captums[:, 0].detach())
+        expected = captums_grad_cam(model, images, targets, relu)
+        torch.testing.assert_close(insights.grad_cam(model, images, layer=name), expected)
 
 
 def test_grad_cam_lies_where_the_digit_is():
@@ -502,49 +632,68 @@ def test_grad_cam_lies_where_the_digit_is():
         assert divmod(int(found.argmax()), 28) == (y, x)
 
 
-def test_occlusion_is_that_of_a_loop(trained, seen):
-    image = seen.images[:1]
-    targets = trained.eval()(image).argmax(1)
-    found = insights.occlusion(trained, image, window=8, stride=4)[0]
+def occluded(model, image, target, window, stride):
+    """Occlusion of one image `(1, 1, 28, 28)`, as a loop over the patches: `(28, 28)`."""
     falls, counts = torch.zeros(28, 28), torch.zeros(28, 28)
     with torch.no_grad():
-        plain = trained(image)[0, targets]
-        for y in range(0, 21, 4):
-            for x in range(0, 21, 4):
+        plain = model(image)[0, target]
+        for y in range(0, 28 - window + 1, stride):
+            for x in range(0, 28 - window + 1, stride):
                 covered = image.clone()
-                covered[..., y : y + 8, x : x + 8] = (0 - utils.MEAN) / utils.STD
-                falls[y : y + 8, x : x + 8] += plain - trained(covered)[0, targets]
-                counts[y : y + 8, x : x + 8] += 1
-    torch.testing.assert_close(found, falls / counts, atol=1e-4, rtol=1e-3)
+                covered[..., y : y + window, x : x + window] = (0 - utils.MEAN) / utils.STD
+                falls[y : y + window, x : x + window] += plain - model(covered)[0, target]
+                counts[y : y + window, x : x + window] += 1
+    return falls / counts
 
 
-def test_explanations_show_both_maps_and_the_probabilities(trained, seen):
-    images = seen.images[:2]
-    figure, numbers = insights.explanations(trained, images, seen.labels[:2])
-    np.testing.assert_allclose(numbers["probabilities"], trained.eval()(images).exp().detach(), atol=1e-5)
-    np.testing.assert_array_equal(numbers["targets"], seen.predicted[:2])
-    np.testing.assert_array_equal(numbers["grad_cam"], insights.grad_cam(trained, images))
-    np.testing.assert_array_equal(numbers["occlusion"], insights.occlusion(trained, images))
-    assert figure.axes[1].get_title() == f"Grad-CAM for {seen.predicted[0]}"
+def test_occlusion_is_that_of_a_loop(trained, answers):
+    image = answers.images[:1]
+    target = trained.eval()(image).argmax(1).item()
+    found = insights.occlusion(trained, image, window=8, stride=4)[0]
+    torch.testing.assert_close(found, occluded(trained, image, target, 8, 4), atol=1e-4, rtol=1e-3)
+
+
+def test_explanations_show_both_maps_and_the_probabilities(answers):
+    model, images = hookable(), answers.images[:2]
+    outputs = model(images).detach()
+    for targets, layer, relu in ((None, None, 3), ([3, 5], "0", 1)):
+        figure, numbers = insights.explanations(model, images, answers.labels[:2], targets=targets, layer=layer)
+        targets = outputs.argmax(dim=1).tolist() if targets is None else targets
+        assert numbers["targets"].tolist() == targets
+        np.testing.assert_allclose(numbers["probabilities"], outputs.exp(), atol=1e-5)
+        expected = captums_grad_cam(model, images, torch.tensor(targets), relu)
+        np.testing.assert_allclose(numbers["grad_cam"], expected, atol=1e-5)
+        for i, target in enumerate(targets):
+            expected = occluded(model, images[i : i + 1], target, 6, 2)
+            np.testing.assert_allclose(numbers["occlusion"][i], expected, atol=1e-4)
+            image, cam, occlusion, bars = figure.axes[4 * i : 4 * i + 4]
+            np.testing.assert_array_equal(image.images[0].get_array(), images[i, 0])
+            np.testing.assert_array_equal(cam.images[0].get_array(), numbers["grad_cam"][i])
+            np.testing.assert_array_equal(occlusion.images[0].get_array(), numbers["occlusion"][i])
+            np.testing.assert_allclose([bar.get_height() for bar in bars.patches], 100 * outputs[i].exp(), atol=1e-3)
+            titles = [f"true: {answers.labels[i]}", f"Grad-CAM for {target}"]
+            assert [ax.get_title() for ax in (image, cam)] == titles
+            most = numbers["occlusion"][i].max()
+            assert occlusion.get_title() == f"occlusion for {target}, max. {most:.2g}"
     _, numbers = insights.explanations(create_model(), images, targets=[3, 5], maps=("occlusion",))
     assert numbers["targets"].tolist() == [3, 5]
     assert "grad_cam" not in numbers
 
 
-def test_a_model_without_convolutions_and_an_unknown_layer(seen):
-    model, images = create_model(), seen.images[:1]
+def test_a_model_without_convolutions_and_an_unknown_layer(answers):
+    model, images = create_model(), answers.images[:1]
     for call in (
         lambda: insights.filters(model),
         lambda: insights.receptive_field(model),
         lambda: insights.grad_cam(model, images),
         lambda: insights.explanations(model, images),
     ):
-        with pytest.raises(ValueError, match=r"needs? a convolution, and this model has none"):
+        with pytest.raises(insights.DoesNotApply, match=r"needs? a convolution, and this model has none"):
             call()
     with pytest.raises(ValueError, match="no layer 'conv9' with feature maps: choose one of conv1, conv2, max_pool2d"):
         insights.explanations(Net(), images, layer="conv9")
-    with pytest.raises(ValueError, match="this model has none"):
-        insights.embedding(replace(seen, features=None))
+    with pytest.raises(insights.DoesNotApply, match="inputs of the last linear layer, and this model has none"):
+        insights.embedding(replace(answers, features=None))
 
 
 # All figures ------------------------------------------------------------------------------------
@@ -557,12 +706,12 @@ def check_axis_names(figure):
             assert axis.get_label_text() or not any(tick.label1.get_visible() for tick in axis.get_major_ticks())
 
 
-def test_figures_of_answers_have_axis_names(trained, seen):
+def test_figures_of_answers_have_axis_names(trained, answers):
     for figure, _ in (
-        insights.confusion(seen),
-        insights.calibration(seen[::2], seen[1::2]),
-        insights.embedding(seen, images=60),
-        insights.robustness({"a": trained, "b": trained}, seen, images=20),
+        insights.confusion(answers),
+        insights.calibration(answers[::2], answers[1::2]),
+        insights.embedding(answers, images=60),
+        insights.robustness({"a": trained, "b": trained}, answers, images=20),
     ):
         assert any(ax.axison for ax in figure.axes)
         check_axis_names(figure)
@@ -570,14 +719,17 @@ def test_figures_of_answers_have_axis_names(trained, seen):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_architecture_is_looked_into(architecture, digits):
-    model = ARCHITECTURES[architecture]()
-    seen = insights.predictions(model, first_batches(digits[1], 1))
-    assert seen.features.shape[0] == len(seen) == 100
-    figures = [insights.feature_maps(model, seen.images[0])]
+    model = ARCHITECTURES[architecture]().to(utils.get_device())
+    answers = insights.predictions(model, first_batches(digits[1], 1), precision="fp32")
+    assert len(answers) == 100
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1].cpu()
+    torch.testing.assert_close(F.log_softmax(last(answers.features), dim=1), answers.log_probabilities)
+    last.to(utils.get_device())
+    figures = [insights.feature_maps(model, answers.images[0])]
     if architecture == "MLP":
-        figures.append(insights.explanations(model, seen.images[:2], maps=("occlusion",)))
+        figures.append(insights.explanations(model, answers.images[:2], maps=("occlusion",)))
     else:
-        figures += [insights.explanations(model, seen.images[:2]), insights.filters(model)]
+        figures += [insights.explanations(model, answers.images[:2]), insights.filters(model)]
         figures.append(insights.receptive_field(model))
     for figure, _ in figures:
         check_axis_names(figure)
@@ -587,7 +739,7 @@ def test_every_architecture_is_looked_into(architecture, digits):
 def test_bad_numbers_and_names_are_named():
     model, images = Net(), torch.zeros(6, 1, 28, 28)
     loader = [(images, torch.arange(6))]
-    seen = insights.predictions(model, loader)
+    answers = insights.predictions(model, loader)
     other = utils.get_optimizer(Net(), "SGD", 0.1)
     for call, message in (
         (lambda: insights.grad_cam(model, images[:1], targets=[12]), "1 whole numbers from 0 to 9, not [12]"),
@@ -595,10 +747,10 @@ def test_bad_numbers_and_names_are_named():
         (lambda: insights.grad_cam(model, images[:0]), "no image to explain"),
         (lambda: insights.occlusion(model, images[:0]), "no image to explain"),
         (lambda: insights.explanations(model, images[:1], maps=("gradcam",)), "Unknown map gradcam"),
-        (lambda: insights.embedding(seen, images=1), "at least 5 images, not 1"),
-        (lambda: insights.embedding(seen, images=-2), "images must be a whole number from 1, not -2"),
-        (lambda: insights.calibration(seen, bins=0), "bins must be a whole number from 1, not 0"),
-        (lambda: insights.robustness({"a": model}, seen, images=0), "images must be a whole number from 1, not 0"),
+        (lambda: insights.embedding(answers, images=1), "at least 5 images, not 1"),
+        (lambda: insights.embedding(answers, images=-2), "images must be a whole number from 1, not -2"),
+        (lambda: insights.calibration(answers, bins=0), "bins must be a whole number from 1, not 0"),
+        (lambda: insights.robustness({"a": model}, answers, images=0), "images must be a whole number from 1, not 0"),
         (lambda: insights.feature_maps(model, images[0], channels=0), "channels must be a whole number from 1, not 0"),
         (lambda: insights.rate_range(model, other, loader, utils.get_loss()), "other parameters than this model's"),
     ):

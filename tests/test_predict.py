@@ -1,4 +1,4 @@
-"""Any image of a digit → what MNIST would have made of it."""
+"""Any image of a digit → 28×28 pixels as in MNIST → probabilities."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ import infer
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from scipy import ndimage
 
 import dataset
@@ -42,8 +42,9 @@ def saved(image, form, **options):
 # ------------------------------------------------------------------------------------------------
 
 
-def extent(seen):
-    rows, columns = (np.flatnonzero((seen.numpy() > 0.2).any(axis=axis)) for axis in (1, 0))
+def extent(digit):
+    """Height and width of a prepared image's ink, in pixels."""
+    rows, columns = (np.flatnonzero((digit.numpy() > 0.2).any(axis=axis)) for axis in (1, 0))
     return rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
 
 
@@ -52,14 +53,14 @@ def test_longest_side_20_aspect_kept_centred_by_mass(shape):
     height, width = shape
     page = np.full((500, 640), 230, np.uint8)
     page[30 : 30 + height, 50 : 50 + width] = 30
-    seen = predict.prepare(page)
-    assert seen.shape == (28, 28)
-    assert seen.dtype == torch.float32
-    assert seen.min() == 0
-    assert seen.max() == 1
+    digit = predict.prepare(page)
+    assert digit.shape == (28, 28)
+    assert digit.dtype == torch.float32
+    assert digit.min() == 0
+    assert digit.max() == 1
     expected = [round(20 * side / max(shape)) for side in shape]
-    assert np.abs(np.array(extent(seen)) - expected).max() <= 1
-    assert np.abs(np.array(ndimage.center_of_mass(seen.numpy())) - 14).max() <= 0.51
+    assert np.abs(np.array(extent(digit)) - expected).max() <= 1
+    assert np.abs(np.array(ndimage.center_of_mass(digit.numpy())) - 14).max() <= 0.51
 
 
 def test_centred_by_mass_and_not_by_its_box():
@@ -67,14 +68,14 @@ def test_centred_by_mass_and_not_by_its_box():
     draw = ImageDraw.Draw(page)
     draw.rectangle((100, 80, 200, 100), fill=0)  # heavy above
     draw.line((150, 100, 150, 260), fill=0, width=20)
-    seen = predict.prepare(page)
-    assert np.abs(np.array(ndimage.center_of_mass(seen.numpy())) - 14).max() <= 0.51
-    rows = np.flatnonzero((seen.numpy() > 0.2).any(axis=1))
+    digit = predict.prepare(page)
+    assert np.abs(np.array(ndimage.center_of_mass(digit.numpy())) - 14).max() <= 0.51
+    rows = np.flatnonzero((digit.numpy() > 0.2).any(axis=1))
     assert (rows[0] + rows[-1]) / 2 > 15
 
 
-def test_digits_that_are_so_already_stay_as_they_are():
-    """The embedded digits, 20 pixels high at most: found again with their centre moved to the mass."""
+def test_digits_of_that_size_change_little():
+    """The embedded digits, 20 pixels high: only moved so that their centre of mass is in the middle."""
     images = dataset.load_dataset("test", "digits").images[:40]
     errors = []
     for image in images:
@@ -102,9 +103,9 @@ def test_uneven_light_is_removed(invert):
 def test_a_thick_digit_that_fills_the_frame():
     page = Image.new("L", (200, 200), 255)
     ImageDraw.Draw(page).ellipse((6, 6, 194, 194), outline=0, width=60)
-    seen = predict.prepare(page)
-    assert seen[14, 14] < 0.3  # the hole of the 0
-    assert seen[14, 6] > 0.8
+    digit = predict.prepare(page)
+    assert digit[14, 14] < 0.3  # the hole of the 0
+    assert digit[14, 6] > 0.8
 
 
 def test_a_thin_pen_is_as_bright_as_a_thick_one():
@@ -115,18 +116,18 @@ def test_a_thin_pen_is_as_bright_as_a_thick_one():
 
 
 @pytest.mark.parametrize("size", [(640, 480), (1152, 648)])
-def test_a_hair_line_is_found(size):
-    seen = predict.prepare(seven(size, pen=1, ink=0, paper=255))
-    assert close(seen, predict.prepare(seven(size, pen=12)), 0.06)
+def test_a_line_of_one_pixel_is_found(size):
+    digit = predict.prepare(seven(size, pen=1, ink=0, paper=255))
+    assert close(digit, predict.prepare(seven(size, pen=12)), 0.06)
 
 
-def test_a_digit_at_the_rim_is_used_where_there_is_no_other():
+def test_a_digit_at_the_border_is_used_where_there_is_no_other():
     page = Image.new("L", (200, 200), 255)
     ImageDraw.Draw(page).line([(60, 0), (60, 150)], fill=0, width=16)
     assert extent(predict.prepare(page))[0] == 20
 
 
-def test_specks_and_lines_at_the_rim_are_left_out():
+def test_specks_and_lines_at_the_border_are_left_out():
     page = seven()
     expected = predict.prepare(page)
     draw = ImageDraw.Draw(page)
@@ -146,17 +147,48 @@ def test_noise_leaves_the_digit():
 # ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("form", "mode"), [("JPEG", "L"), ("PNG", "L"), ("PNG", "I;16"), ("WEBP", "RGBA")])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(orientation, tmp_path):
-    """The camera stored the picture turned, and says how: PIL's own reading of the tag is the reference."""
+def test_exif_orientation(orientation, form, mode, tmp_path):
+    """Pillow's own reading of the tag is the reference, and the picture as it was before the camera turned it."""
     upright = seven()
-    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # PIL's Transpose that undoes what the tag asks for
-    stored = upright.transpose(Image.Transpose(back[orientation])) if orientation > 1 else upright
+    if mode == "I;16":
+        upright = Image.fromarray(np.asarray(upright, np.uint16) * 257)
+    elif mode == "RGBA":
+        upright = Image.merge("RGBA", [*[Image.new("L", upright.size, 0)] * 3, ImageOps.invert(upright)])
+    turn = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # PIL's Transpose that undoes what the tag asks for
+    stored = upright.transpose(Image.Transpose(turn[orientation])) if orientation > 1 else upright
     exif = Image.Exif()
     exif[0x0112] = orientation
-    path = tmp_path / "photo.jpg"
-    stored.save(path, exif=exif, quality=95)
+    path = tmp_path / "photo"
+    stored.save(path, form, exif=exif, quality=95)
+    with Image.open(path) as image:
+        expected = predict.prepare(ImageOps.exif_transpose(image))
+    assert close(predict.prepare(path), expected, 0.005)
     assert close(predict.prepare(path), predict.prepare(upright))
+
+
+def test_exif_that_is_damaged_hides_at_most_the_orientation(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x011A] = 6, 72.0
+    content, path = exif.tobytes(), tmp_path / "photo.jpg"
+    stored = seven().transpose(Image.Transpose.ROTATE_90)
+
+    def prepared(block):
+        stored.save(path, exif=block, quality=95)
+        return predict.prepare(path)
+
+    ascii_orientation = content.replace(b"\x01\x12\x00\x03", b"\x01\x12\x00\x02")
+    for block in (content[:12], content.replace(b"MM", b"XX"), ascii_orientation):
+        assert block != content
+        assert close(prepared(block), predict.prepare(stored))
+    exif[0x0112] = 9
+    assert close(prepared(exif.tobytes()), predict.prepare(stored))
+    # a resolution that is text: the orientation can be read, but exif_transpose fails
+    block = content.replace(b"\x01\x1a\x00\x05", b"\x01\x1a\x00\x06")
+    expected = prepared(content)
+    assert close(prepared(block), expected, 1e-6)
+    assert close(expected, predict.prepare(seven()))
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.jpeg", "a.bmp", "a.gif", "a.webp", "a.ppm", "no-suffix"])
@@ -257,7 +289,7 @@ def refused(image, error=predict.ImageError):
     return str(caught.value)
 
 
-def test_missing_folder_empty_and_no_image(tmp_path):
+def test_files_that_are_not_images(tmp_path):
     path = tmp_path / "a.png"
     assert "There is no image" in refused(path, FileNotFoundError)
     assert "is a folder" in refused(tmp_path, IsADirectoryError)
@@ -320,7 +352,7 @@ def test_messages_name_the_image(tmp_path):
     assert refused(tmp_path / "white page.png").startswith(f"{tmp_path / 'white page.png'} is blank: no digit")
 
 
-def test_an_answer_that_is_no_number():
+def test_an_answer_that_is_not_a_number():
     model = models.create_model()
     model.layers[0].bias.data[:] = torch.nan
     with pytest.raises(ValueError, match="not a number: its weights are damaged"):
@@ -332,8 +364,8 @@ def test_an_answer_that_is_no_number():
     [
         (np.zeros((0, 5)), "is empty"),
         (np.full((28, 28), np.nan), "not finite"),
-        (np.zeros((28, 28, 2)), r"shape (28, 28, 2) is no image"),
-        (np.zeros(28), r"shape (28,) is no image"),
+        (np.zeros((28, 28, 2)), r"shape (28, 28, 2) is not an image"),
+        (np.zeros(28), r"shape (28,) is not an image"),
         (np.full((28, 28), -1), "values from -1 to -1"),
         (np.full((28, 28), 300.0), "values from 300.0 to 300.0"),
         (np.zeros((2, 2)), "too small"),
@@ -342,7 +374,7 @@ def test_an_answer_that_is_no_number():
         (Image.new("L", (0, 5)), "empty"),
     ],
 )
-def test_arrays_that_are_no_image(array, message):
+def test_arrays_that_are_not_images(array, message):
     assert message in refused(array)
 
 
@@ -353,15 +385,36 @@ def test_arrays_that_are_no_image(array, message):
 
 def test_predict_gives_the_models_probabilities_and_what_it_saw():
     model = models.create_model(dropout=0.5).train()
-    probabilities, seen = predict.predict(model, seven())
-    assert model.training  # as it was
-    assert torch.equal(seen, predict.prepare(seven()))
-    images = (seen.view(1, 1, 28, 28) - utils.MEAN) / utils.STD
+    probabilities, digit = predict.predict(model, seven())
+    assert torch.equal(digit, predict.prepare(seven()))
+    images = (digit.view(1, 1, 28, 28) - utils.MEAN) / utils.STD
     assert torch.allclose(probabilities, model.eval()(images)[0].exp())
     assert probabilities.shape == (10,)
     assert probabilities.sum().item() == pytest.approx(1)
     other, _ = predict.predict(model, seven(), mean=0.5, std=0.5)
-    assert torch.allclose(other, model((seen.view(1, 1, 28, 28) - 0.5) / 0.5)[0].exp())
+    assert torch.allclose(other, model((digit.view(1, 1, 28, 28) - 0.5) / 0.5)[0].exp())
+
+
+def test_each_module_keeps_its_mode():
+    model = models.create_model(batch_norm=True, dropout=0.5).train()
+    frozen = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm1d))
+    frozen.eval()
+    before = [module.training for module in model.modules()]
+    assert sorted(set(before)) == [False, True]
+    predict.predict(model, seven())
+    assert [module.training for module in model.modules()] == before
+    model.forward = None  # an error must not leave it in eval mode
+    with pytest.raises(TypeError):
+        predict.predict(model, seven())
+    assert [module.training for module in model.modules()] == before
+
+
+def test_what_comes_back_may_be_used_in_training():
+    model = models.create_model()
+    probabilities, digit = predict.predict(model, seven())
+    assert not probabilities.requires_grad
+    model(digit.view(1, 1, 28, 28)).sum().backward()  # an inference tensor would raise here
+    assert model.layers[0].weight.grad.abs().sum() > 0
 
 
 def test_it_normalises_as_the_model_was_trained():
@@ -376,8 +429,8 @@ def test_photos_of_embedded_digits_are_read(digits):
     train_loader, _ = digits
     model = models.CNN()
     optimizer = utils.get_optimizer(model, "AdamW", 0.002)
-    for _ in range(4):
+    for _ in range(2):
         utils.train(model, "cpu", train_loader, optimizer, utils.get_loss())
-    result = infer.photos(model, dataset.load_dataset("test", "digits"), 60)
-    assert result["accuracy"] >= 60  # chance is 10
-    assert len(result["wrong"]) == round(60 * (1 - result["accuracy"] / 100))
+    result = infer.photos(model, dataset.load_dataset("test", "digits"), 24)
+    assert result["accuracy"] >= 50  # chance is 10
+    assert len(result["wrong"]) == round(24 * (1 - result["accuracy"] / 100))

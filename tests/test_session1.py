@@ -24,9 +24,10 @@ def test_from_the_data_to_the_accuracy(capsys):
     printed = capsys.readouterr().out
     assert printed.count("training loss") == 5
     assert f"Images: 360, accuracy: {accuracy:.4f}" in printed
-    with torch.no_grad():  # counted again, image by image
+    device = next(model.parameters()).device
+    with torch.no_grad(), utils.autocast(device):  # counted again, image by image
         right = sum(
-            int(model(image[None]).argmax()) == label
+            int(model(image[None].to(device)).argmax()) == label
             for images, labels in valloader
             for image, label in zip(images, labels.tolist(), strict=True)
         )

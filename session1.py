@@ -10,8 +10,7 @@ import time
 import utils
 from checks import whole_number
 from model import create_model
-
-MEAN, STD = 0.5, 0.5  # pixels in [0, 1] become numbers in [-1, 1]
+from training import HALVES
 
 
 def load_mnist(data_dir=None, batch_size=64, *, dataset="auto"):
@@ -20,7 +19,7 @@ def load_mnist(data_dir=None, batch_size=64, *, dataset="auto"):
     `data_dir`: the folder that holds `MNIST/raw`, and `dataset`: see `dataset.load_dataset`, also
     for what is raised. What the guide calls validation data are MNIST's test images.
     """
-    options = {"dataset": dataset, "root": data_dir, "transform": utils.get_test_transforms(mean=MEAN, std=STD)}
+    options = {"dataset": dataset, "root": data_dir, "transform": utils.get_test_transforms(**HALVES)}
     return (
         utils.get_MNISTdataset_with_loader("train", {"batch_size": batch_size, "shuffle": True}, **options),
         utils.get_MNISTdataset_with_loader("test", {"batch_size": batch_size}, **options),

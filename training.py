@@ -46,7 +46,7 @@ STEP = {"name": "StepLR", "stepsize": 10, "gamma_val": 0.1}
 SGD = {"optname": "SGD", "learningrate": 0.003}
 ADAM = {"optname": "Adam", "learningrate": 0.001}
 ADAMW = {"optname": "AdamW", "learningrate": 0.003, "weight_decay": 0.05}
-HALVES = {"mean": 0.5, "std": 0.5}  # the documents' normalisation, in sessions 1 to 3
+HALVES = {"mean": 0.5, "std": 0.5}  # the documents' normalisation, in sessions 1 to 3: [0, 1] becomes [-1, 1]
 
 # `augmentation`: steps for `utils.get_train_transforms`, () for its default, None for none at all. What may be
 # left out: `arguments` of the architecture, `scheduler`, `mean` and `std` of the normalisation.

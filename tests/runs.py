@@ -1,10 +1,15 @@
-"""A small run for the tests of checkpoints and of training."""
+"""A small run for the tests of checkpoints and of training; what the hardware must have for some."""
 
+import pytest
 import torch
 
 import model as models
 import training
 import utils
+
+BF16 = pytest.param(
+    "bf16", marks=pytest.mark.skipif(utils.get_precision("cpu") == "fp32", reason="this CPU would emulate bfloat16")
+)
 
 
 def loaders(batch_size=64):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import loaders, same, trained
+from runs import BF16, loaders, same, trained
 from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.transforms import v2
@@ -45,7 +45,7 @@ def test_two_epochs_and_two_more_are_bit_for_bit_four(tmp_path, optname, schedul
     assert same(*(checkpoint.load_model(tmp_path / run / "best_model.pt") for run in ("whole", "parts")))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", BF16])
 def test_convolutions_are_resumed_exactly_too(tmp_path, precision):
     whole, _ = trained(tmp_path / "whole", 2, build=models.CNN, precision=precision)
     trained(tmp_path / "parts", 1, build=models.CNN, precision=precision)

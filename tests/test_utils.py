@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from runs import BF16
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
@@ -175,6 +176,7 @@ def test_verbose_prints_the_rate_when_it_changes(name, capsys):
     assert len(lines) - len(changed) <= (name == "OneCycleLR")  # which sets its first rate when made
 
 
+@pytest.mark.filterwarnings("ignore:Seems like .optimizer.step")  # PyTorch's own, of a copied optimizer
 @pytest.mark.parametrize("name", utils.SCHEDULERS)
 def test_verbose_schedulers_can_be_copied_and_pickled(name, capsys):
     extra = {"total_steps": 9} if name == "OneCycleLR" else {}
@@ -255,7 +257,7 @@ def test_train_learns_and_test_does_not():
     assert not any(map(torch.equal, before, model.parameters()))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", BF16])
 def test_one_batch_overfits(digits, precision):
     batch = [next(iter(digits[0]))]
     model = Net()
@@ -266,9 +268,10 @@ def test_one_batch_overfits(digits, precision):
     assert loss < 0.1
 
 
-def test_bf16_and_fp32_agree(digits):
+@pytest.mark.parametrize("precision", [BF16])
+def test_bf16_and_fp32_agree(precision, digits):
     model = Net()
-    full, half = (utils.test(model, CPU, digits[1], F.nll_loss, precision=p)[0] for p in ("fp32", "bf16"))
+    full, half = (utils.test(model, CPU, digits[1], F.nll_loss, precision=p)[0] for p in ("fp32", precision))
     assert full != half
     assert half == pytest.approx(full, rel=1e-2)
 
@@ -548,7 +551,7 @@ def test_nothing_to_plot_is_said():
 
 
 @pytest.mark.mnist
-def test_one_epoch_on_mnist_reaches_97_percent():
+def test_a_quarter_of_an_epoch_on_mnist_reaches_96_percent():
     """And `test` reports, in the precision of its choice, within 0.05 points what it would in fp32."""
     folder = dataset.raw_folder("mnist", dataset.data_root())
     if not all((folder / file).is_file() for file in dataset.ALL_FILES):
@@ -556,13 +559,14 @@ def test_one_epoch_on_mnist_reaches_97_percent():
     utils.set_seed(1)
     device, model = utils.get_device(), Net()
     model.to(device)
-    train_loader = utils.get_MNISTdataset_with_loader("train", {"batch_size": 128, "shuffle": True}, dataset="mnist")
+    data = utils.get_MNISTdataset_with_loader("train", {}, dataset="mnist").dataset
+    train_loader = DataLoader(Subset(data, range(15_000)), batch_size=64, shuffle=True)
     test_loader = utils.get_MNISTdataset_with_loader("test", {"batch_size": 500}, dataset="mnist")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         utils.train(model, device, train_loader, utils.get_optimizer(model, "Adam", 0.001), utils.get_loss())
         loss, accuracy = utils.test(model, device, test_loader, utils.get_loss())
         exact = utils.test(model, device, test_loader, utils.get_loss(), precision="fp32")
-    assert accuracy >= 97
+    assert accuracy >= 96
     assert accuracy == pytest.approx(exact[1], abs=0.05)
     assert loss == pytest.approx(exact[0], rel=0.02)

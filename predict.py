@@ -219,8 +219,8 @@ def prepare(image):
     rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
     ink, mask = ink[box], mask[box]
-    # The core of a stroke is white in MNIST, whatever the pen. A very thin line is nearly all edge: its 75th
-    # percentile would make noise white, so that at least half the maximum is taken.
+    # The core of a stroke is white in MNIST, whatever the pen. In a dithered image most of the mask is paper, so
+    # that the percentile may be 0: half the maximum then.
     full = max(np.percentile(ink[mask], 75), ink[mask].max() / 2)
     small = _fit_in_square(np.clip(ink / full, 0, 1), mask)
     return torch.from_numpy(_centred(small))

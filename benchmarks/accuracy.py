@@ -2,15 +2,15 @@
 
     python benchmarks/accuracy.py --recipe s5 --seeds 3
     python benchmarks/accuracy.py --recipe s5 --seeds 3 --validation   # to choose by
-    python benchmarks/accuracy.py --table                              # the README's table
+    python benchmarks/accuracy.py --table                              # the table of the kept results
 
-The test set is looked at once for each seed, after the last epoch. A run with at least three seeds
-on the test set is kept in `benchmarks/results/` (or where `--json` says), from which `--table` makes
-the README's table.
+The test set is used once for each seed, after the last epoch. A run with at least three seeds on the
+test set is kept in `benchmarks/results/` (or where `--json` says), from which `--table` makes the table.
 """
 
 import argparse
 import json
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -22,15 +22,15 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
 import utils  # noqa: E402
+from dataset import HOLDOUT  # noqa: E402
 from training import RECIPES, recipe_loader, recipe_model, train_recipe  # noqa: E402
 
 RESULTS = HERE / "results"
-HOLDOUT = 5_000  # training images kept apart with --validation
 
 
 def run(name, seed, *, validation=False, dataset="mnist", precision=None):
     """Train a recipe with one seed; return its final loss, accuracy (%) and training seconds."""
-    recipe, device, holdout = RECIPES[name], utils.get_device(), HOLDOUT if validation else 0
+    recipe, device, holdout = RECIPES[name], utils.get_device(), "auto" if validation else 0
     model, seconds = train_recipe(name, seed, holdout=holdout, dataset=dataset, precision=precision)
     split = "validation" if validation else "test"
     loader = recipe_loader(recipe, split, dataset=dataset, holdout=holdout, device=device)
@@ -75,20 +75,30 @@ def spread(result):
     return f"{result['mean']:.2f}" + (f" ± {result['sd']:.2f}" if result["sd"] is not None else "")
 
 
-def table(recipes=tuple(RECIPES)):
-    """The README's results table, as Markdown, from the kept results of these recipes."""
-    rows = [
-        "| recipe | network | parameters | epochs | test accuracy (%), mean ± sd | seeds | training, median | on |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+def where(device, precision=None):
+    """What `utils.describe_device` said, in short: the device, and the precision if no other is given."""
+    name, _, how = device.partition(": ")
+    name = re.sub(r"\(1 threads\)", "(1 thread)", name)  # as it said earlier
+    return f"{name}, {precision or ('bf16' if how.startswith('bf16') else 'fp32')}"
+
+
+def table(recipes=tuple(RECIPES), *, short=False):
+    """The kept results of these recipes in this order, as Markdown; `short`: without how they were measured."""
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("accuracy-*.json"))]
-    results = [r for r in results if r["recipe"] in recipes]
-    for r in sorted(results, key=lambda r: list(recipes).index(r["recipe"])):
-        rows.append(
-            f"| `{r['recipe']}` | {r['arch']} | {r['parameters']:,} | {r['epochs']} | {spread(r)} |"
-            f" {r['n']} | {r['seconds']:,.0f} s | {r['device'].split(':')[0]} |"
-        )
-    return "\n".join(rows)
+    results = sorted((r for r in results if r["recipe"] in recipes), key=lambda r: list(recipes).index(r["recipe"]))
+    columns = {
+        "recipe": lambda r: f"`{r['recipe']}`",
+        "network": lambda r: r["arch"],
+        "parameters": lambda r: f"{r['parameters']:,}",
+        "epochs": lambda r: f"{r['epochs']}",
+        "test accuracy (%), mean ± sd": spread,
+        "seeds": lambda r: f"{r['n']}",
+    }
+    if not short:
+        columns["training, median"] = lambda r: f"{r['seconds']:,.0f} s"
+        columns["on"] = lambda r: where(r["device"])
+    rows = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+    return "\n".join(rows + [f"| {' | '.join(text(r) for text in columns.values())} |" for r in results])
 
 
 def main(arguments=None):
@@ -96,7 +106,7 @@ def main(arguments=None):
     parser.add_argument("--recipe", choices=RECIPES, help="what to train")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 1 … N (default 3)")
     parser.add_argument("--validation", action="store_true", help=f"evaluate on {HOLDOUT:,} held-out training images")
-    parser.add_argument("--table", action="store_true", help="print the README's table")
+    parser.add_argument("--table", action="store_true", help="print the table of the kept results")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the figures")
     options = parser.parse_args(arguments)
     if options.table:

@@ -1,39 +1,72 @@
-"""The README's table of what holds besides accuracy and speed, made from the kept results.
+"""The tables of both READMEs, made from the kept results.
 
-python benchmarks/claims.py
+    python benchmarks/claims.py            # the table of what holds besides accuracy and speed
+    python benchmarks/claims.py --write    # all tables, into README.md and benchmarks/README.md
+
+A table stands between `<!-- name: … -->` and `<!-- end -->`; tests/test_readme.py compares each with its results.
 """
 
+import argparse
 import json
+import re
+import sys
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+import accuracy  # noqa: E402
+import speed  # noqa: E402
+
+MAKERS = {  # kept result → the command that makes it
+    "infer": "infer.py",
+    "kill": "kill.py --kills 50",
+    "race": "race.py --starts 20",
+    "fuzz": "fuzz.py --count 1000",
+    "report": "time_report.py",
+    "sessions": "pictures.py",
+}
 
 
 def kept(name):
-    """What a benchmark has kept."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    """What a benchmark has kept. Raises FileNotFoundError, which names the command, where it has not been run."""
+    path = accuracy.RESULTS / f"{name}.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{path.name} is missing: make it by `python benchmarks/{MAKERS[name]}`.")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def on(result):
+    """The device of a kept result, in brackets, where it is noted."""
+    return f" ({accuracy.where(result['device'])})" if "device" in result else ""
 
 
 def table():
     """Markdown: what is claimed, what was measured, and the command that measures it again."""
-    infer, kill, fuzz, report = (kept(name) for name in ("infer", "kill", "fuzz", "report"))
+    infer, kill, race, fuzz, report = (kept(name) for name in ("infer", "kill", "race", "fuzz", "report"))
     photos, start = infer["photos"], infer["start"]
     rows = [
         (
-            f"{photos['count']} photographs made of test digits, read rightly by a `fast2` Net",
-            f"{photos['accuracy']:.1f} %, {photos['milliseconds']:.0f} ms each",
+            f"{photos['count']} photographs made of test digits, classified correctly by a `fast2` Net",
+            f"{photos['accuracy']:.1f} %, {photos['milliseconds']:.0f} ms each{on(infer)}",
             "infer",
         ),
         (
             "`--infer` with one image from a cold start / importing torch and torchvision",
-            f"{start['infer']:.2f} s / {start['imports']:.2f} s = {start['ratio']:.2f}",
+            f"{start['infer']:.2f} s / {start['imports']:.2f} s = {start['ratio']:.2f}{on(infer)}",
             "infer",
         ),
         (
             f"{kill['kills']} runs killed at random moments, {kill['temporary']} of them in the middle of a write,"
-            " resumed to the weights of a whole run",
+            " resumed to the weights of an uninterrupted run",
             f"{kill['same_weights']} of {kill['kills']}",
             "kill",
+        ),
+        (
+            f"{race['starts']} pairs of runs started in one folder at the same moment: one is refused in one line that"
+            " names the other, which ends with the weights of a run alone",
+            f"{min(race['one_trained'], race['named'], race['same_weights'])} of {race['starts']}",
+            "race",
         ),
         *(
             (
@@ -46,7 +79,7 @@ def table():
         ),
         (
             f"the report's page with all its figures, from {report['images']:,} test images",
-            f"{report['seconds']:.0f} s",
+            f"{report['seconds']:.0f} s{on(report)}",
             "time_report",
         ),
     ]
@@ -54,5 +87,53 @@ def table():
     return "\n".join(lines + [f"| {what} | {found} | `benchmarks/{name}.py` |" for what, found, name in rows])
 
 
+def sessions(text):
+    """The table of the sessions, with the minutes in its last two columns."""
+    for session, found in speed.durations(kept("sessions"), speed.kept()).items():
+        cells = " | ".join(speed.NOT_MEASURED if time is None else f"{time:.0f} min" for time in found)
+        text = re.sub(rf"^(\| \[`{session}`\].*?)( \|[^|\n]*){{2}} \|$", rf"\1 | {cells} |", text, flags=re.M)
+    return text
+
+
+SECTIONS = {  # file → name → what makes the section of its present text
+    "README.md": {
+        "sessions": sessions,
+        "cpus": lambda _: speed.essentials(speed.kept()),
+        "accuracy": lambda _: accuracy.table(short=True),
+    },
+    "benchmarks/README.md": {
+        "accuracy": lambda _: accuracy.table(),
+        "speed": lambda _: speed.report(speed.kept()),
+        "claims": lambda _: table(),
+    },
+}
+
+
+def pattern(name):
+    """What a section of this name lies between, as three groups."""
+    return re.compile(rf"(<!-- {name}:.*?-->\n)(.*?)(\n<!-- end -->)", re.DOTALL)
+
+
+def write(root=HERE.parent):
+    """Bring all sections of both files up to date."""
+    for file, makers in SECTIONS.items():
+        path = root / file
+        text = path.read_text(encoding="utf-8")
+        for name, make in makers.items():
+            text = pattern(name).sub(lambda found, make=make: found[1] + make(found[2]) + found[3], text)
+        path.write_text(text, encoding="utf-8")
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="bring the tables in both READMEs up to date")
+    options = parser.parse_args(arguments)
+    try:
+        write() if options.write else print(table())
+    except FileNotFoundError as problem:
+        parser.exit(2, f"{problem}\n")
+    return 0
+
+
 if __name__ == "__main__":
-    print(table())
+    sys.exit(main())

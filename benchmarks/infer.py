@@ -2,8 +2,8 @@
 
     python benchmarks/infer.py [--checkpoint FILE]
 
-Makes "photos" of 500 test digits of MNIST, and reports the share that is read rightly by a Net that
-the two-epoch recipe trained (here, unless a checkpoint is given). Then it times one image from a
+Makes "photos" of 500 test digits of MNIST, and reports how many of them are classified correctly by a Net
+trained by the two-epoch recipe (here, unless a checkpoint is given). Then it times one image from a
 cold start against importing torch and torchvision alone. Kept in benchmarks/results/infer.json.
 """
 
@@ -30,15 +30,16 @@ import checkpoint  # noqa: E402
 import dataset  # noqa: E402
 import predict  # noqa: E402
 import training  # noqa: E402
+import utils  # noqa: E402
 
 PHOTOS, SEED, STARTS = 500, 0, 7
 
 
 def photo(digit, generator):
-    """A JPEG (bytes) of one digit `(28, 28)` uint8 as a pen would leave it on paper under a lamp.
+    """A JPEG (bytes) of one digit `(28, 28)` uint8, like a photograph of a digit on paper under a lamp.
 
     200 to 800 pixels a side, dark ink on light paper, uneven light with a soft shadow, the digit
-    off-centre, turned by up to ±10°, blurred, noisy, compressed.
+    off-centre, rotated by up to ±10°, blurred, noisy, compressed.
     """
 
     def between(low, high, size=None):
@@ -70,7 +71,7 @@ def photo(digit, generator):
 
 
 def photos(model, data, count):
-    """Predict `count` photos of a data set's digits, drawn by a fixed seed; the rows of those misread too."""
+    """Classify photos of `count` digits of a data set, drawn by a fixed seed; also the rows of those misclassified."""
     generator = np.random.default_rng(SEED)
     chosen = generator.choice(len(data), count, replace=False)
     wrong, seconds = [], 0.0
@@ -127,12 +128,14 @@ def main(arguments=None):
         parser.exit(2, f"{problem}\n")
     model = model.cpu().eval()
     result = {"photos": photos(model, data, PHOTOS), "start": cold_start(model, data.images[0].numpy())}
-    print("{accuracy:.1f} % of {count} photos read rightly, {milliseconds:.0f} ms each".format(**result["photos"]))
+    print(
+        "{accuracy:.1f} % of {count} photos classified correctly, {milliseconds:.0f} ms each".format(**result["photos"])
+    )
     print(
         "--infer {infer:.2f} s, importing torch and torchvision {imports:.2f} s: {ratio:.2f}".format(**result["start"])
     )
     if not options.checkpoint:
-        result["torch"] = torch.__version__
+        result |= {"device": utils.describe_device("cpu"), "torch": torch.__version__}
         accuracy.keep(result, accuracy.RESULTS / "infer.json")
     return 0
 

@@ -1,14 +1,19 @@
-"""Take the README's pictures from the outputs of the notebooks, so that they show the committed runs.
+"""Take the README's pictures and the sessions' durations from the notebooks, so that they show the committed runs.
 
-python benchmarks/pictures.py
+    python benchmarks/pictures.py
+
+A notebook's duration is the sum of its cells', as `jupyter execute` notes them in the notebook; it is kept in
+benchmarks/results/sessions.json.
 """
 
 import base64
 import json
+from datetime import datetime
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "pictures"
+SESSIONS = ROOT / "benchmarks" / "results" / "sessions.json"
 CELLS = {  # picture → notebook, and a piece of the source of the cell that draws it
     "augmented.png": ("S5", 'figure = post_display(get_MNISTdataset_with_loader("train"'),
     "curves.png": ("S5", "figure = post_accuracyplots("),
@@ -35,8 +40,30 @@ def pictures():
     return {name: base64.b64decode(images[0]) for name, images in found.items()}
 
 
+def minutes(notebook):
+    """How long the cells of a notebook (its JSON) ran, or None where their times are not noted."""
+    seconds = 0.0
+    for cell in notebook["cells"]:
+        times = cell["metadata"].get("execution", {})
+        start, end = (times.get(name) for name in ("iopub.execute_input", "shell.execute_reply"))
+        if start and end:
+            seconds += (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+    return seconds / 60 or None
+
+
+def durations():
+    """Session → minutes; of a notebook without times, what was kept before."""
+    found = json.loads(SESSIONS.read_text(encoding="utf-8")) if SESSIONS.exists() else {}
+    for path in sorted(ROOT.glob("S[0-9].ipynb")):
+        if time := minutes(json.loads(path.read_text(encoding="utf-8"))):
+            found[path.stem] = round(time, 2)
+    return found
+
+
 if __name__ == "__main__":
     PICTURES.mkdir(exist_ok=True)
     for name, content in pictures().items():
         (PICTURES / name).write_bytes(content)
         print(f"pictures/{name}")
+    SESSIONS.write_text(json.dumps(durations(), indent=1) + "\n", encoding="utf-8")
+    print(SESSIONS.relative_to(ROOT))

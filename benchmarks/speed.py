@@ -1,20 +1,28 @@
 """Measure what the course costs, side by side in one run, as a table and as JSON.
 
-    python benchmarks/speed.py                       # about ten minutes on two cores
+    python benchmarks/speed.py                       # a quarter of an hour on two cores with bf16
     python benchmarks/speed.py --batches 20          # a shorter look, not kept
     python benchmarks/speed.py --profile             # what the time of an epoch is spent on
+    python benchmarks/speed.py --table               # the table of all kept runs
 
 (a) one epoch of S5 through this project's loaders and loops; (b) the same number of bare steps on
 one batch in memory, same precision and memory format: the floor; (c) the documents' way, as their
 repositories do it: images transformed one at a time through PIL by two workers, fp32, contiguous.
 Of each epoch half is run (60 batches of 512 of the 118) and the time scaled up, so that the repeats
 can alternate quickly; each figure is a median.
+
+One run is kept for each kind of CPU: benchmarks/results/speed-bf16.json where the hardware computes in
+bfloat16, speed-fp32.json elsewhere. A machine with bf16 imitates one without, an hour or two long, by
+
+    ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 python benchmarks/speed.py --precision fp32
 """
 
 import argparse
+import copy
 import ctypes
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -39,6 +47,8 @@ from model import Net  # noqa: E402
 
 BATCH = 512
 HALF = 60  # batches
+TIMED = ("fast1", "fast2", "mlp", "cnn", "image-classifier")  # recipes whose training is timed besides
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")  # variables that limit oneDNN's and PyTorch's own kernels
 
 
 class Short:
@@ -55,8 +65,40 @@ class Short:
 
 
 def sync(device):
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    if device.type != "cpu":
+        torch.accelerator.synchronize()
+
+
+# The kind of CPU --------------------------------------------------------------------------------
+
+
+def cpu():
+    """The CPU: its model where it can be had, the instructions that PyTorch uses, native bf16, what limits it."""
+    limits = [f"limited to {os.environ[name].upper()} by {name}" for name in LIMITS if os.environ.get(name)]
+    return {
+        "model": torch.cpu.get_capabilities().get("cpu_name") or platform.processor(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "native_bf16": utils.get_precision("cpu") == "bf16",
+        "limited": limits[0] if limits else "",
+    }
+
+
+def where(result):
+    """The device, its precision and the kind of CPU of a kept run, in words."""
+    about = result["cpu"]
+    parts = [accuracy.where(result["device"], result["precision"]), about["model"], about["capability"]]
+    return ", ".join(part for part in (*parts, about["limited"]) if part)
+
+
+def kept_path(device, precision):
+    """The file of the run on this kind of device."""
+    kind = precision if device.type == "cpu" else f"{device.type}-{precision}"
+    return accuracy.RESULTS / f"speed-{kind}.json"
+
+
+def kept():
+    """The kept runs, with bf16 first."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(accuracy.RESULTS.glob("speed-*.json"))]
 
 
 # The three ways ---------------------------------------------------------------------------------
@@ -104,14 +146,13 @@ def documents_test(model, device, loader):
     return 100 * correct / len(loader.dataset)
 
 
-def bare_steps(model, device, batch, optimizer, steps):
+def bare_steps(model, device, batch, optimizer, steps, precision=None):
     """The floor: forward, backward and step on one batch, in the precision that `train` takes."""
     images, labels = (part.to(device) for part in batch)
-    bf16 = utils.get_precision(device) == "bf16"
     model.train()
     for _ in range(steps):
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with utils.autocast(device, precision):
             output = model(images)
         torch.nn.functional.nll_loss(output, labels).backward()
         optimizer.step()
@@ -128,49 +169,42 @@ def glibc_keeps_freed_memory(keep):
     mallopt(-1, (1 << 31) - 1 if keep else 64 << 20)
 
 
-def measure_epochs(device, repeats, batches):
-    """Seconds of an epoch for each way, as lists of `repeats`, scaled up from `batches`."""
-    loader = Short(
-        utils.get_MNISTdataset_with_loader(
-            "train", {"batch_size": BATCH, "shuffle": True}, dataset="mnist", device=device
-        ),
-        batches,
-    )
+def measure_epochs(device, repeats, batches, *, data="mnist", precision=None):
+    """Seconds of an epoch for each way, and of a recipe's training, as lists of `repeats`, scaled up from `batches`."""
+    options = {"dataset": data, "device": device}
+    loader = utils.get_MNISTdataset_with_loader("train", {"batch_size": BATCH, "shuffle": True}, **options)
+    loader = Short(loader, batches)
     scale = len(loader.loader) / len(loader)
     ours, theirs = Net().to(device), Net().to(device)
-    ours.to(memory_format=torch.channels_last)
+    ours.to(memory_format=utils.memory_format(device))
     our_optimizer, their_optimizer = utils.get_optimizer(ours), utils.get_optimizer(theirs)
     batch = next(iter(loader))
     criterion = utils.get_loss()
     slow_loader = Short(documents_loader(train=True), batches)
-    fast = {}
-    for name in ("fast1", "fast2"):
-        recipe = training.RECIPES[name]
-        fast_loader = training.recipe_loader(recipe, "train", dataset="mnist", device=device)
-        part = Short(fast_loader, batches * BATCH // recipe["batch_size"])
-        net = Net().to(device)
-        optimizer = utils.get_optimizer(net, **recipe["optimizer"])
-        steps = (repeats + 1) * len(part)
-        scheduler = utils.get_scheduler(optimizer, **recipe["scheduler"], total_steps=steps)
-        fast[name] = (part, net, optimizer, scheduler, recipe["epochs"] * len(fast_loader) / len(part))
 
-    def run_fast(name):
-        part, net, optimizer, scheduler, _ = fast[name]
-        utils.train(net, device, part, optimizer, criterion, scheduler=scheduler)
+    def bare():
+        bare_steps(ours, device, batch, our_optimizer, len(loader), precision)
 
-    ways = {
-        "a": (lambda: utils.train(ours, device, loader, our_optimizer, criterion), scale, True),
-        "b": (lambda: bare_steps(ours, device, batch, our_optimizer, len(loader)), scale, True),
-        "b, freed memory handed back": (
-            lambda: bare_steps(ours, device, batch, our_optimizer, len(loader)),
-            scale,
-            False,
-        ),
+    def recipe_way(recipe):
+        whole = training.recipe_loader(recipe, "train", **options)
+        part = Short(whole, max(1, batches * BATCH // recipe["batch_size"]))
+        net = training.recipe_model(recipe).to(device)
+        optimizer, loss = utils.get_optimizer(net, **recipe["optimizer"]), utils.get_loss(recipe["loss"])
+        scheduler = training.recipe_scheduler({**recipe, "epochs": repeats + 1}, optimizer, len(part))
+        return (
+            lambda: utils.train(net, device, part, optimizer, loss, scheduler=scheduler, precision=precision),
+            recipe["epochs"] * len(whole) / len(part),
+            True,
+        )
+
+    ways = {  # name → what to run, the factor to the whole, and is freed memory kept?
+        "a": (lambda: utils.train(ours, device, loader, our_optimizer, criterion, precision=precision), scale, True),
+        "b": (bare, scale, True),
+        "b, freed memory handed back": (bare, scale, False),
         "c": (lambda: documents_train(theirs, device, slow_loader, their_optimizer), scale, False),
-        "fast1": (lambda: run_fast("fast1"), fast["fast1"][-1], True),
-        "fast2": (lambda: run_fast("fast2"), fast["fast2"][-1], True),
+        **{name: recipe_way(training.RECIPES[name]) for name in TIMED},
     }
-    bare_steps(ours, device, batch, our_optimizer, 3)  # warm up
+    bare_steps(ours, device, batch, our_optimizer, 3, precision)  # warm up
     times = {name: [] for name in ways}
     for repeat in range(repeats):
         for name, (way, factor, keep) in ways.items():
@@ -185,15 +219,15 @@ def measure_epochs(device, repeats, batches):
     return times, ours
 
 
-def measure_test(device, model, repeats):
-    """Images per second over the 10,000 test images: this project's way and the documents'."""
-    loader = utils.get_MNISTdataset_with_loader("test", {"batch_size": 500}, dataset="mnist", device=device)
-    slow_loader, contiguous = documents_loader(train=False), Net().to(device)
-    contiguous.load_state_dict(model.state_dict())
+def measure_test(device, model, repeats, *, data="mnist", precision=None):
+    """Images per second over the test images, this project's way and the documents'; accuracy, and that in fp32."""
+    loader = utils.get_MNISTdataset_with_loader("test", {"batch_size": 500}, dataset=data, device=device)
+    slow_loader, contiguous = documents_loader(train=False), copy.deepcopy(model)
+    contiguous.to(memory_format=torch.contiguous_format)
     criterion, times, found = utils.get_loss(), {"ours": [], "theirs": []}, {}
     for _ in range(repeats):
         for name, way, keep in (
-            ("ours", lambda: utils.test(model, device, loader, criterion)[1], True),
+            ("ours", lambda: utils.test(model, device, loader, criterion, precision=precision)[1], True),
             ("theirs", lambda: documents_test(contiguous, device, slow_loader), False),
         ):
             glibc_keeps_freed_memory(keep)
@@ -257,86 +291,170 @@ start = time.perf_counter()
 for batch in loader: pass
 seconds = time.perf_counter() - start
 model = Net().to(device)
-utils.train(model, device, list(islice(loader, 6)), utils.get_optimizer(model), utils.get_loss())
+utils.train(model, device, list(islice(loader, 6)), utils.get_optimizer(model), utils.get_loss(), precision=sys.argv[2])
 print(json.dumps({"images": size, "us_per_image": seconds / size * 1e6, "data_mb": data.images.nbytes / 2**20,
     "peak_mb": peak() - imports}))
 """
 
 
-def measure_growth(sizes):
+def measure_growth(sizes, precision):
     """Loading time an image and peak memory (MB) above the imports of a training process, by size."""
     if sys.platform == "win32":  # which has no `resource`
         return []
-    return [json.loads(python(MEMORY, size)[1]) for size in sizes]
+    return [json.loads(python(MEMORY, size, precision)[1]) for size in sizes]
+
+
+# Tables -----------------------------------------------------------------------------------------
+
+
+def _duration(seconds):
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _part(whole, seconds):
+    return f"{seconds:.1f} s = 1/{whole / seconds:.0f}"
+
+
+def _imports(found):
+    return f"{found['utils']:.2f} s / {found['libraries']:.2f} s = {found['utils'] / found['libraries']:.2f}"
+
+
+def _grown(found, images):
+    found = next(each for each in found if each["images"] == images)
+    beyond = found["peak_mb"] - found["data_mb"]
+    return f"{found['us_per_image']:.1f} µs; {found['peak_mb']:,.0f} MB, {beyond:,.0f} MB"
+
+
+WITH_BF16 = "with bf16"  # a target that the others need not meet
+# What is measured, how a kept run says it, and the target, which was set before measuring
+MEASURES = [
+    ("measured on", where, ""),
+    ("(a) one epoch of S5, this project's way", lambda r: f"{r['epochs']['a']:.1f} s", ""),
+    ("(b) the same steps bare: the floor", lambda r: f"{r['epochs']['b']:.1f} s", ""),
+    ("(c) one epoch, the documents' way", lambda r: f"{r['epochs']['c']:.1f} s", ""),
+    (
+        "(a) / (b): loading, augmenting, bookkeeping",
+        lambda r: f"{r['epochs']['a'] / r['epochs']['b']:.3f}",
+        "≤ 1.08",
+    ),
+    (
+        "(c) / (a): against the documents' way",
+        lambda r: f"{r['epochs']['c'] / r['epochs']['a']:.2f}",
+        f"{WITH_BF16} ≥ 3.0",
+    ),
+    (
+        "`fast1`, 1 epoch / the documents' 20 epochs",
+        lambda r: _part(20 * r["epochs"]["c"], r["epochs"]["fast1"]),
+        f"{WITH_BF16} ≤ 1/55",
+    ),
+    (
+        "`fast2`, 2 epochs / the documents' 20 epochs",
+        lambda r: _part(20 * r["epochs"]["c"], r["epochs"]["fast2"]),
+        f"{WITH_BF16} ≤ 1/30",
+    ),
+    ("`mlp`, 15 epochs", lambda r: f"{r['epochs']['mlp']:.1f} s", ""),
+    ("`cnn`, 10 epochs", lambda r: f"{r['epochs']['cnn']:.1f} s", ""),
+    ("`image-classifier`, 10 epochs", lambda r: f"{r['epochs']['image-classifier']:.1f} s", ""),
+    (
+        "(b) with freed memory handed back to the system",
+        lambda r: f"{r['epochs']['b, freed memory handed back']:.1f} s",
+        "",
+    ),
+    ("10,000 test images through `test`", lambda r: f"{r['test']['images_per_second']:,.0f} a second", ""),
+    (
+        "the same / the documents' way",
+        lambda r: f"{r['test']['images_per_second'] / r['test']['documents_images_per_second']:.2f}",
+        f"{WITH_BF16} ≥ 3",
+    ),
+    (
+        "test accuracy as `test` computes it − in fp32",
+        lambda r: f"{r['test']['accuracy'] - r['test']['accuracy_fp32']:+.2f} points",
+        "within ±0.05",
+    ),
+    (
+        "`import utils` / importing torch, torchvision, matplotlib",
+        lambda r: _imports(r["imports"]),
+        "≤ 1.1",
+    ),
+    *(
+        (
+            f"{images:,} images: loading one; peak memory above the imports, with the data and without",
+            lambda r, images=images: _grown(r["growth"], images),
+            target,
+        )
+        for images, target in ((6_000, "flat"), (60_000, "≤ 1,500 MB"), (600_000, "flat"))
+    ),
+]
+ESSENTIALS = [  # for those who want to know how long it takes
+    ("measured on", where),
+    ("one epoch of S5's `Net`", lambda r: _duration(r["epochs"]["a"])),
+    ("S5's twenty epochs", lambda r: _duration(20 * r["epochs"]["a"])),
+    ("twenty epochs, the documents' way", lambda r: _duration(20 * r["epochs"]["c"])),
+    ("the documents' way / this one", lambda r: f"{r['epochs']['c'] / r['epochs']['a']:.1f}"),
+    ("`fast1`: one epoch to S5's accuracy", lambda r: _duration(r["epochs"]["fast1"])),
+    # whose batches and augmentation are those of fast2's two epochs
+    ("`torchnn.py --train`, ten epochs", lambda r: _duration(10 * r["epochs"]["fast2"] / 2)),
+]
+NOT_MEASURED = "–"
+SESSIONS = {"S1": "mlp", "S2": "cnn", "S3": "cnn", "S4": "image-classifier", "S5": "a"}  # what most of its time goes to
+
+
+def _columns(results):
+    names = {"bf16": WITH_BF16, "fp32": "without bf16"}
+    return [names[r["precision"]] if r["device"].startswith("cpu") else r["device"].split(":")[0] for r in results]
+
+
+def _value(text, result):
+    try:
+        return text(result)
+    except (KeyError, StopIteration):
+        return NOT_MEASURED
+
+
+def _markdown(*lines):
+    rows = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([rows[0], f"|{' --- |' * len(lines[0])}", *rows[1:]])
+
+
+def report(results):
+    """All measures, a column for each of the runs, and their targets, as Markdown."""
+    bf16 = any(result["precision"] == "bf16" for result in results)
+    rows = [
+        (name, *(_value(text, result) for result in results), target if bf16 or WITH_BF16 not in target else "")
+        for name, text, target in MEASURES
+    ]
+    return _markdown(("measure", *_columns(results), "target"), *rows)
+
+
+def essentials(results):
+    """How long things take on each kind of CPU, as Markdown."""
+    rows = [(name, *(_value(text, result) for result in results)) for name, text in ESSENTIALS]
+    return _markdown(("", *_columns(results)), *rows)
+
+
+def durations(minutes, results):
+    """Session → minutes with bf16, as its notebook was run, and without, by the ratio of its training's times."""
+    epochs = {result["precision"]: result["epochs"] for result in results if result["device"].startswith("cpu")}
+    found = {}
+    for session, way in SESSIONS.items():
+        with_bf16, without = (epochs.get(precision, {}).get(way) for precision in ("bf16", "fp32"))
+        known = session in minutes and with_bf16 and without
+        found[session] = minutes.get(session), minutes[session] * without / with_bf16 if known else None
+    return found
 
 
 # The run ----------------------------------------------------------------------------------------
 
 
-def report(result):
-    """The measures beside their targets, as a Markdown table."""
-    e, test, imports = result["epochs"], result["test"], result["imports"]
-    whole = 20 * e["c"]
-    rows = [
-        ("(a) one epoch of S5, this project's way", f"{e['a']:.1f} s", ""),
-        ("(b) the same steps bare: the floor", f"{e['b']:.1f} s", ""),
-        ("(c) one epoch, the documents' way", f"{e['c']:.1f} s", ""),
-        ("(a) / (b): loading, augmenting, bookkeeping", f"{e['a'] / e['b']:.3f}", "≤ 1.08"),
-        ("(c) / (a): against the documents' way", f"{e['c'] / e['a']:.2f}", "≥ 3.0"),
-        (
-            "fast recipe, 1 epoch / the documents' 20 epochs",
-            f"{e['fast1']:.1f} s = 1/{whole / e['fast1']:.0f}",
-            "≤ 1/55",
-        ),
-        (
-            "fast recipe, 2 epochs / the documents' 20 epochs",
-            f"{e['fast2']:.1f} s = 1/{whole / e['fast2']:.0f}",
-            "≤ 1/30",
-        ),
-        ("(b) with freed memory handed back to the system", f"{e['b, freed memory handed back']:.1f} s", ""),
-        ("10,000 test images through `test`", f"{test['images_per_second']:,.0f} a second", ""),
-        (
-            "the same / the documents' way",
-            f"{test['images_per_second'] / test['documents_images_per_second']:.2f}",
-            "≥ 3",
-        ),
-        (
-            "test accuracy as `test` computes it − in fp32",
-            f"{test['accuracy'] - test['accuracy_fp32']:+.2f} points",
-            "within ±0.05",
-        ),
-        (
-            "`import utils` / importing torch, torchvision, matplotlib",
-            f"{imports['utils']:.2f} s / {imports['libraries']:.2f} s = {imports['utils'] / imports['libraries']:.2f}",
-            "≤ 1.1",
-        ),
-    ]
-    for grown in result["growth"]:
-        beyond = grown["peak_mb"] - grown["data_mb"]
-        rows.append(
-            (
-                f"{grown['images']:,} images: loading one; peak memory above imports, and without the data",
-                f"{grown['us_per_image']:.1f} µs; {grown['peak_mb']:,.0f} MB, {beyond:,.0f} MB",
-                "≤ 1,500 MB" if grown["images"] == 60_000 else "flat",
-            )
-        )
-    lines = ["| measure | measured | target |", "| --- | --- | --- |"]
-    return "\n".join(lines + [f"| {' | '.join(row)} |" for row in rows])
-
-
-def profile(device):
+def profile(device, precision=None):
     """Print where the time of twenty steps goes, by operator."""
-    loader = Short(
-        utils.get_MNISTdataset_with_loader(
-            "train", {"batch_size": BATCH, "shuffle": True}, dataset="mnist", device=device
-        ),
-        20,
-    )
+    kwargs = {"batch_size": BATCH, "shuffle": True}
+    loader = Short(utils.get_MNISTdataset_with_loader("train", kwargs, dataset="mnist", device=device), 20)
     model, criterion = Net().to(device), utils.get_loss()
     optimizer = utils.get_optimizer(model)
-    utils.train(model, device, list(islice(loader, 3)), optimizer, criterion)
+    utils.train(model, device, list(islice(loader, 3)), optimizer, criterion, precision=precision)
     with torch.profiler.profile() as prof:
-        utils.train(model, device, loader, optimizer, criterion)
+        utils.train(model, device, loader, optimizer, criterion, precision=precision)
     print(prof.key_averages().table(sort_by="self_cpu_time_total", row_limit=20, max_name_column_width=50))
 
 
@@ -350,40 +468,43 @@ def main(arguments=None):
         metavar="N",
         help=f"batches of an epoch that are run (default {HALF} of 118)",
     )
+    parser.add_argument("--precision", choices=["fp32"], help="compute in fp32 also where there is bf16")
     parser.add_argument("--profile", action="store_true", help="only print a profile of the steps")
-    parser.add_argument("--table", action="store_true", help="only print the table of the kept run")
+    parser.add_argument("--table", action="store_true", help="only print the table of the kept runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the figures")
     options = parser.parse_args(arguments)
     if options.repeats < 1 or options.batches < 1:
         parser.error("--repeats and --batches must be at least 1")
-    kept = HERE / "results" / "speed.json"
     if options.table:
-        print(report(json.loads((options.json or kept).read_text(encoding="utf-8"))))
+        print(report([json.loads(options.json.read_text(encoding="utf-8"))] if options.json else kept()))
         return 0
     device = utils.get_device()
+    precision = options.precision or utils.get_precision(device)
     utils.set_seed(1)
     try:
         dataset.load_dataset("test", "mnist")
     except OSError as problem:
         parser.exit(2, f"{problem}\n")
     if options.profile:
-        profile(device)
+        profile(device, precision)
         return 0
-    times, model = measure_epochs(device, options.repeats, options.batches)
+    times, model = measure_epochs(device, options.repeats, options.batches, precision=precision)
     result = {
         "device": utils.describe_device(device),
+        "precision": precision,
+        "cpu": cpu(),
         "torch": torch.__version__,
         "repeats": options.repeats,
         "batches": options.batches,
         "epochs": {name: statistics.median(t) for name, t in times.items()},
         "epochs_each": times,
-        "test": measure_test(device, model, options.repeats),
+        "test": measure_test(device, model, options.repeats, precision=precision),
         "imports": measure_imports(5),
-        "growth": measure_growth((6_000, 60_000, 600_000)),
+        "growth": measure_growth((6_000, 60_000, 600_000), precision),
     }
-    print(report(result))
-    print(f"\nOn {result['device']}; torch {result['torch']}; medians of {options.repeats}.")
-    path = options.json or (kept if options.batches >= HALF else None)
+    print(report([result]))
+    print(f"\nOn {where(result)}; torch {result['torch']}; medians of {options.repeats}.")
+    path = options.json or (kept_path(device, precision) if options.batches >= HALF else None)
     if path is not None:
         accuracy.keep(result, path)
     return 0

@@ -13,7 +13,7 @@ BF16 = pytest.param(
 
 
 def loaders(batch_size=64):
-    options = {"dataset": "digits", "holdout": 287}
+    options = {"dataset": "digits", "holdout": "auto"}
     return (
         utils.get_MNISTdataset_with_loader("train", {"batch_size": batch_size, "shuffle": True}, **options),
         utils.get_MNISTdataset_with_loader("validation", {"batch_size": 100}, **options),

@@ -22,19 +22,24 @@ class Standin(torch.Tensor):
     @staticmethod
     def __new__(cls, inner):
         how = {"strides": inner.stride(), "storage_offset": inner.storage_offset(), "dtype": inner.dtype}
-        shell = cls._make_wrapper_subclass(cls, inner.size(), **how, device=torch.device("standin", 0))
+        with torch.inference_mode(inner.is_inference()):  # where a view of a tensor from before is none of inference
+            shell = cls._make_wrapper_subclass(cls, inner.size(), **how, device=torch.device("standin", 0))
         shell.inner = inner
         return shell
 
     @classmethod
     def __torch_dispatch__(cls, op, types, args=(), kwargs=None):
-        return _compute(op, args, kwargs or {})
+        parts = op.decompose(*args, **kwargs or {})  # in inference mode composite ops come here, too
+        return _compute(op, args, kwargs or {}) if parts is NotImplemented else parts
 
     def numpy(self, **_):
         raise TypeError("can't convert standin:0 device type tensor to numpy. Use Tensor.cpu() first.")
 
     def tolist(self):  # refused for subclasses, for no reason that holds here
         return self.inner.tolist()
+
+    def __format__(self, how):  # as a number, like any tensor of one
+        return self.inner.__format__(how)
 
     def __reduce_ex__(self, protocol):  # saved as a tensor on the CPU, as loading with map_location="cpu" would give
         return self.inner.__reduce_ex__(protocol)

@@ -1,6 +1,7 @@
 """Any image of a digit → 28×28 pixels as in MNIST → probabilities."""
 
 import io
+import os
 import struct
 import time
 import zlib
@@ -82,7 +83,32 @@ def test_digits_of_that_size_change_little():
         down, right = (round(14 - c) for c in ndimage.center_of_mass(image.numpy()))
         expected = torch.roll(image.float() / 255, (down, right), (0, 1))
         errors.append((predict.prepare(image) - expected).abs().mean().item())
-    assert np.median(errors) < 0.08
+    assert np.median(errors) < 0.042  # 0.038; 0.047 if the strokes lost their blurred edges
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_digit_with_its_mass_at_one_end_stays_whole(flip):
+    """Its centre of mass is in the middle as far as the frame allows."""
+    page = np.full((300, 300), 255, np.uint8)
+    page[50:90, 100:200] = 0
+    page[90:250, 147:153] = 0
+    digit = predict.prepare(page[::-1] if flip else page)
+    assert extent(digit)[0] == 20
+    rows = np.flatnonzero((digit.numpy() > 0.2).any(axis=1))
+    assert (rows[0], rows[-1]) == ((0, 19) if flip else (8, 27))
+
+
+def test_a_dithered_digit():
+    """Grey as black dots on white: most pixels of its strokes are white."""
+    page = seven((400, 400), ink=215, paper=255).convert("1")
+    assert close(predict.prepare(page), predict.prepare(seven((400, 400))))
+
+
+def test_a_digit_in_two_strokes_stays_whole():
+    page = np.full((300, 300), 255, np.uint8)
+    page[100:250, 140:160] = 0
+    page[50:80, 130:170] = 0  # a quarter of the ink
+    assert extent(predict.prepare(page)) == (20, 4)
 
 
 def test_dark_on_light_and_light_on_dark_are_the_same():
@@ -123,8 +149,10 @@ def test_a_line_of_one_pixel_is_found(size):
 
 def test_a_digit_at_the_border_is_used_where_there_is_no_other():
     page = Image.new("L", (200, 200), 255)
-    ImageDraw.Draw(page).line([(60, 0), (60, 150)], fill=0, width=16)
-    assert extent(predict.prepare(page))[0] == 20
+    draw = ImageDraw.Draw(page)
+    draw.line([(60, 0), (60, 150)], fill=0, width=16)
+    draw.rectangle((120, 100, 127, 107), fill=0)  # a speck that is not at the border
+    assert extent(predict.prepare(page)) == (20, 2)
 
 
 def test_specks_and_lines_at_the_border_are_left_out():
@@ -168,14 +196,15 @@ def test_exif_orientation(orientation, form, mode, tmp_path):
     assert close(predict.prepare(path), predict.prepare(upright))
 
 
-def test_exif_that_is_damaged_hides_at_most_the_orientation(tmp_path):
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_exif_that_is_damaged_hides_at_most_the_orientation(form, tmp_path):
     exif = Image.Exif()
     exif[0x0112], exif[0x011A] = 6, 72.0
-    content, path = exif.tobytes(), tmp_path / "photo.jpg"
+    content, path = exif.tobytes(), tmp_path / "photo"
     stored = seven().transpose(Image.Transpose.ROTATE_90)
 
     def prepared(block):
-        stored.save(path, exif=block, quality=95)
+        stored.save(path, form, exif=block, quality=95)
         return predict.prepare(path)
 
     ascii_orientation = content.replace(b"\x01\x12\x00\x03", b"\x01\x12\x00\x02")
@@ -186,9 +215,8 @@ def test_exif_that_is_damaged_hides_at_most_the_orientation(tmp_path):
     assert close(prepared(exif.tobytes()), predict.prepare(stored))
     # a resolution that is text: the orientation can be read, but exif_transpose fails
     block = content.replace(b"\x01\x1a\x00\x05", b"\x01\x1a\x00\x06")
-    expected = prepared(content)
-    assert close(prepared(block), expected, 1e-6)
-    assert close(expected, predict.prepare(seven()))
+    assert block != content
+    assert close(prepared(block), predict.prepare(seven()))
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.jpeg", "a.bmp", "a.gif", "a.webp", "a.ppm", "no-suffix"])
@@ -234,8 +262,9 @@ def test_16_bits():
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 def test_fewer_bits_in_16(bits):
-    page = (np.asarray(seven()) / 255 * (2**bits - 1)).astype(np.uint16)
-    assert close(predict.prepare(page), predict.prepare(seven()), 0.01)
+    page = (np.asarray(seven(paper=255)) / 255 * (2**bits - 1)).astype(np.uint16)
+    assert predict.read_image(page).max() == 1
+    assert close(predict.prepare(page), predict.prepare(seven(paper=255)), 0.01)
 
 
 def test_transparency_is_laid_onto_white(tmp_path):
@@ -246,6 +275,8 @@ def test_transparency_is_laid_onto_white(tmp_path):
     expected = predict.prepare(seven(paper=255, ink=0))
     assert close(predict.prepare(Image.fromarray(rgba)), expected, 1e-3)
     assert close(predict.prepare(rgba), expected, 1e-3)
+    for image in (rgba, Image.fromarray(rgba)):
+        assert np.abs(predict.read_image(image) - (1 - ink / 255)).max() < 0.01
     palette = Image.fromarray(np.where(ink > 128, 0, 1).astype(np.uint8), "P")
     palette.putpalette([0, 0, 0, 10, 10, 10])
     palette.save(tmp_path / "a.gif", transparency=1)
@@ -302,6 +333,9 @@ def test_files_that_are_not_images(tmp_path):
     seven().save(path)
     path.write_bytes(path.read_bytes()[:200])
     assert "is damaged" in refused(path)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe")
+        assert "is a device or a pipe, not an image file" in refused(tmp_path / "pipe")
 
 
 @pytest.mark.parametrize("value", [0, 128, 255])
@@ -313,13 +347,14 @@ def test_a_blank_page(value):
     assert "blank" in refused(np.clip(uneven, 0, 255).astype(np.uint8))
 
 
-def test_too_large_is_refused_before_it_is_decoded(tmp_path):
+@pytest.mark.parametrize("side", [9_000, 100_000])  # the latter is beyond PIL's own limit, too
+def test_too_large_is_refused_before_it_is_decoded(side, tmp_path):
     """A PNG of 100,000×100,000 pixels in a few bytes would take 10 GB."""
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 0, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     path = tmp_path / "bomb.png"
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 1000)) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)

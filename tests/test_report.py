@@ -118,8 +118,9 @@ def test_all_figures_and_the_metrics_are_there(made, loaders):
     assert "<title>A &lt;small&gt; network on scikit-learn digits</title>" in text
     assert not re.findall(r'(?:src|href)="(?!data:|#)', text)
     assert re.findall(r'<a href="#(.*?)">', text) == re.findall(r'<h2 id="(.*?)">', text) == ["metrics", *NAMES]
-    for found in (name for name in NAMES if name != "receptive-field"):
-        assert len(re.findall(rf'<section aria-labelledby="{found}">.*?<figcaption>[^<]{{20,}}</', text, re.S)) == 1
+    for name, section in zip(["metrics", *NAMES], text.split("<section ")[1:], strict=True):
+        assert section.startswith(f'aria-labelledby="{name}"')
+        assert len(re.findall("<figcaption>[^<]{20,}</figcaption>", section)) == (name != "metrics")
     assert text.count('<th scope="col">') == 2 + 5 + 3 + 6
     assert text.count('<tr><th scope="row">') == text.count("<tr>") - 4  # tables, each with a row of heads
     assert 'content="width=device-width, initial-scale=1"' in text
@@ -184,11 +185,15 @@ def test_what_does_not_apply_is_left_out_and_said_so(tmp_path, loaders):
 
 
 @pytest.mark.usefixtures("_undrawn")
-def test_branches_and_four_images_of_a_plain_data_set(tmp_path):
-    images, labels = torch.rand(80, 1, 28, 28), torch.arange(80) % 10
+def test_branches_and_four_images_of_a_data_set_of_ones_own(tmp_path):
+    samples = [{"image": torch.rand(1, 28, 28), "label": i % 10} for i in range(80)]
+
+    def collate(batch):
+        return torch.stack([each["image"] for each in batch]), torch.tensor([each["label"] for each in batch])
+
     loaders = {
-        "test_loader": DataLoader(TensorDataset(images[:4], labels[:4])),
-        "validation_loader": DataLoader(TensorDataset(images, labels), batch_size=40),
+        "test_loader": DataLoader(samples[:4], collate_fn=collate),
+        "validation_loader": DataLoader(samples, batch_size=40, collate_fn=collate),
     }
     text = html.unescape(write(Branches(), tmp_path, loaders).read_text(encoding="utf-8"))
     reasons = re.findall(r'<h2 id="(.*?)">[^<]*</h2>\n<p>Left out: (.*?)</p>', text)

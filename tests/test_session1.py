@@ -1,9 +1,12 @@
 """The functions of session 1's guide, on the embedded digits."""
 
+from types import SimpleNamespace
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import session1
 import utils
@@ -33,6 +36,31 @@ def test_from_the_data_to_the_accuracy(capsys):
         )
     assert accuracy == pytest.approx(right / 360)
     assert accuracy > 0.85
+
+
+def test_training_images_are_shuffled_and_the_others_in_order():
+    trainloader, valloader = session1.load_mnist(batch_size=32, dataset="digits")
+    (_, mixed), (_, ordered) = next(iter(trainloader)), next(iter(valloader))
+    assert not torch.equal(mixed, trainloader.dataset.labels[:32])
+    assert torch.equal(ordered, valloader.dataset.labels[:32])
+
+
+def test_rate_and_momentum_are_those_of_a_loop_and_minutes_are_60_seconds(monkeypatch):
+    monkeypatch.setattr(session1, "time", SimpleNamespace(perf_counter=iter([10.0, 100.0]).__next__))
+    monkeypatch.setattr(utils, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(utils, "get_precision", lambda device: "fp32")
+    batch = torch.randn(8, 1, 28, 28), torch.arange(8)
+    model = create_model(hidden_sizes=())
+    weights = [parameter.detach().clone().requires_grad_() for parameter in model.parameters()]
+    velocities = [torch.zeros_like(weight) for weight in weights]
+    _, minutes = session1.train_model(model, [batch], epochs=3, learning_rate=0.02, momentum=0.5)
+    assert minutes == 1.5
+    for _ in range(3):
+        loss = F.cross_entropy(batch[0].flatten(1) @ weights[0].T + weights[1], batch[1])
+        for i, gradient in enumerate(torch.autograd.grad(loss, weights)):
+            velocities[i] = 0.5 * velocities[i] + gradient
+            weights[i] = (weights[i] - 0.02 * velocities[i]).detach().requires_grad_()
+    torch.testing.assert_close(list(model.parameters()), weights, check_stride=False)
 
 
 def test_sixty_images_in_six_rows_of_ten():

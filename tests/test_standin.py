@@ -77,14 +77,24 @@ def test_it_refuses_to_be_mixed_with_the_cpu(device, mix):
         mix(torch.ones(3, 3, device=device), torch.ones(3, 3))
 
 
-def test_it_takes_what_a_gpu_takes(device):
-    there, here = torch.arange(3.0, device=device), torch.arange(3.0)
-    assert there.device == torch.device("standin:0")
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_it_takes_what_a_gpu_takes(device, mode):
+    before = torch.arange(4.0, device=device)
+    with mode():
+        takes(before[:3])
+        takes(torch.arange(3.0, device=device))
+
+
+def takes(there):
+    device, here = there.device, torch.arange(3.0)
+    assert device == torch.device("standin:0")
     assert not isinstance(there.cpu(), standin.Standin)
     for result in (there * here[2], there[here.long()] * 2, there.clone().copy_(here) + there, (2 * here).to(device)):
-        assert result.device == there.device
+        assert result.device == device
         assert result.tolist() == [0, 2, 4]
+    assert there[torch.as_tensor(there.long(), device=device)].cpu().tolist() == [0, 1, 2]
     assert torch.equal(here.clone().copy_(there), here)
+    assert f"{there[1]:.1f}" == "1.0"
     assert sorted(torch.randperm(5, device=device).tolist()) == [0, 1, 2, 3, 4]
     with pytest.raises(TypeError, match=r"Use Tensor.cpu\(\) first"):
         there.numpy()

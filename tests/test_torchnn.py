@@ -576,6 +576,7 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, monke
     [
         (("--infer", "x.png", "--resume", "--epochs", "3"), "--epochs goes with --train, not with --infer"),
         (("--infer", "x.png", "--resume"), "--resume goes with --train, not with --infer"),
+        (("--infer", "x.png", "--seed", "0"), "--seed goes with --train, not with --infer"),
         (("--infer", "x.png", "--report", "folder"), "--report goes with --evaluate, not with --infer"),
         (("--infer", "x.png", "--dataset", "auto"), "--dataset goes with --train or --evaluate, not with --infer"),
         (("--train", "--top", "3"), "--top goes with --infer, not with --train"),  # 3 is the default, too
@@ -638,7 +639,7 @@ def test_what_libraries_raise_is_said_in_one_line(problem, infer, train, folder,
 
 
 def test_what_fails_on_a_gpu_is_told_to_use_the_cpu(folder, best, capsys, monkeypatch):
-    """The model is checked on the CPU, lest a GPU's error be taken for the checkpoint's."""
+    """The network is checked on the CPU, lest a GPU's error be taken for one of the checkpoint."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     line = ("--infer", folder / "0.png", "--checkpoint", best, "--device", "cuda")
     for problem, message in (
@@ -646,12 +647,15 @@ def test_what_fails_on_a_gpu_is_told_to_use_the_cpu(folder, best, capsys, monkey
         (torch.OutOfMemoryError("CUDA out of memory"), "with more of it, or --device cpu."),
     ):
 
-        def fails(model, device, problem=problem):
+        def fails(images, problem=problem):
+            raise problem
+
+        def moved(model, device, fails=fails):
             if torch.device(device).type == "cuda":
-                raise problem
+                model.forward = fails
             return model
 
-        monkeypatch.setattr(models.MLP, "to", fails)
+        monkeypatch.setattr(models.MLP, "to", moved)
         assert message in refused(*line, capsys=capsys)
 
 

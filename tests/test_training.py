@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,31 @@ import training
 import utils
 
 ROOT = Path(__file__).parents[1]
+
+# ------------------------------------------------------------------------------------------------
+# Recipes
+# ------------------------------------------------------------------------------------------------
+
+
+def test_a_recipe_trains_on_shuffled_images_that_are_not_held_out_in_one_cycle(monkeypatch):
+    tiny = {**training.RECIPES["torchnn"], "arch": "MLP", "epochs": 3, "batch_size": 100}
+    monkeypatch.setitem(training.RECIPES, "tiny", tiny)
+    runs = []
+    monkeypatch.setattr(utils, "train", lambda *given, **options: runs.append((given[2], options["scheduler"])))
+    training.train_recipe("tiny", 1, holdout=287, dataset="digits")
+    loader, scheduler = runs[0]
+    assert (len(runs), len(loader.dataset), len(loader)) == (3, 1_437 - 287, 12)
+    assert scheduler.total_steps == 3 * 12
+    assert not torch.equal(next(iter(loader))[1], loader.dataset.labels[:100])
+
+
+def test_augmented_images_are_normalised_as_the_recipe_says():
+    turned = (utils.RandomAffineEach(degrees=10),)
+    recipe = {**training.RECIPES["torchnn"], "augmentation": turned, "mean": 0.25, "std": 0.5}
+    for split in ("train", "validation"):
+        loader = training.recipe_loader(recipe, split, dataset="digits", holdout=287)
+        assert next(iter(loader))[0].min().item() == pytest.approx(-0.5)
+
 
 # ------------------------------------------------------------------------------------------------
 # fit and resume
@@ -207,6 +233,13 @@ def test_the_best_loss_is_known_after_a_resume(tmp_path, monkeypatch):
     trained(tmp_path, 4, resume=True)
     assert checkpoint.load_checkpoint(tmp_path / "best_model.pt")["epoch"] == 2
     assert checkpoint.load_checkpoint(tmp_path / "last.pt")["best_loss"] == 0.2
+
+
+def test_training_and_validation_are_in_the_precision_asked_for(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(utils, "autocast", lambda device, precision=None: asked.append(precision) or nullcontext())
+    trained(tmp_path, 2, precision="fp32")
+    assert asked == ["fp32"] * 4
 
 
 class Killed(BaseException):

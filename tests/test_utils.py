@@ -2,12 +2,14 @@ import copy
 import math
 import os
 import pickle
+import random
 import re
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -67,6 +69,13 @@ def test_same_seed_same_losses(digits):
     assert losses(4) != first
 
 
+def test_a_seed_reaches_every_generator():
+    utils.set_seed(3)
+    drawn = random.random(), np.random.rand(), torch.rand(1).item()
+    assert drawn[:2] == (random.Random(3).random(), np.random.RandomState(3).rand())
+    assert drawn[2] == torch.rand(1, generator=torch.Generator().manual_seed(3)).item()
+
+
 # Transforms -------------------------------------------------------------------------------------
 
 
@@ -116,6 +125,14 @@ def test_augmentation_sees_pixels_from_0_to_1():
     images = torch.randint(0, 256, (5, 1, 28, 28), dtype=torch.uint8)
     utils.get_train_transforms(lambda x: found.append(x) or x, mean=0.4, std=0.1)(images)
     torch.testing.assert_close(found[0], images / 255)
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_training_images_are_augmented_and_no_others(split):
+    loader = utils.get_MNISTdataset_with_loader(split, {"batch_size": 60}, dataset="digits", holdout=60)
+    images, _ = next(iter(loader))
+    plain = (loader.dataset.images[:60].unsqueeze(1) / 255 - 0.1307) / 0.3081
+    assert torch.allclose(images, plain, atol=1e-5) == (split != "train")
 
 
 # Getters ----------------------------------------------------------------------------------------
@@ -388,6 +405,22 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(value):
         utils.test(model, CPU, loader, F.nll_loss)
 
 
+def test_an_infinite_loss_stops_too():
+    batch = torch.rand(4, 1, 28, 28), torch.arange(4)
+    for infinity in (math.inf, -math.inf):
+        with pytest.raises(FloatingPointError, match=f"Testing, batch 1: the loss is {infinity};"):
+            utils.test(tiny_model(), CPU, [batch], lambda *pair, by=infinity: by * F.nll_loss(*pair))
+
+
+def test_outputs_have_gradients_in_training_only():
+    model, seen = tiny_model(), []
+    model.register_forward_hook(lambda module, inputs, output: seen.append(output.requires_grad))
+    batch = torch.rand(4, 1, 28, 28), torch.arange(4)
+    utils.test(model, CPU, [batch], F.nll_loss)
+    utils.train(model, CPU, [batch], utils.get_optimizer(model), F.nll_loss)
+    assert seen == [False, True]
+
+
 def test_bad_loops_are_refused_in_one_sentence():
     model = tiny_model()
     data = [(torch.rand(4, 1, 28, 28), torch.arange(4))]
@@ -481,6 +514,13 @@ def test_a_bar_in_a_live_notebook_that_leaves_nothing_in_what_is_saved():
 
 
 # Plots ------------------------------------------------------------------------------------------
+
+
+def test_images_are_drawn_between_the_limits_or_their_own():
+    images = torch.tensor([0.25, 0.75]).view(2, 1, 1, 1) * torch.eye(3)
+    for limits, expected in ((None, [(0, 0.25), (0, 0.75)]), ((-1, 2), [(-1, 2), (-1, 2)])):
+        axes = utils.post_images(images, limits=limits, columns=2).axes
+        assert [ax.images[0].get_clim() for ax in axes] == expected
 
 
 def test_samples_are_the_loaders_with_their_labels(digits):

@@ -24,7 +24,7 @@ MAKERS = {  # kept result → the command that makes it
     "race": "race.py --starts 20",
     "fuzz": "fuzz.py --count 1000",
     "report": "time_report.py",
-    "sessions": "pictures.py",
+    "sessions": "pictures.py --times",
 }
 
 
@@ -95,11 +95,12 @@ def sessions(text):
     return text
 
 
+FIRST = ("mlp", "cnn", "image-classifier", "s5", "fast1", "fast2")  # the recipes in README.md
 SECTIONS = {  # file → name → what makes the section of its present text
     "README.md": {
         "sessions": sessions,
         "cpus": lambda _: speed.essentials(speed.kept()),
-        "accuracy": lambda _: accuracy.table(short=True),
+        "accuracy": lambda _: accuracy.table(FIRST, short=True),
     },
     "benchmarks/README.md": {
         "accuracy": lambda _: accuracy.table(),
@@ -109,9 +110,9 @@ SECTIONS = {  # file → name → what makes the section of its present text
 }
 
 
-def pattern(name):
-    """What a section of this name lies between, as three groups."""
-    return re.compile(rf"(<!-- {name}:.*?-->\n)(.*?)(\n<!-- end -->)", re.DOTALL)
+def section(name):
+    """What finds a section of this name: its marker, its text, and the end marker, as three groups."""
+    return re.compile(rf"(<!-- {name}: .*?-->\n)((?:(?!<!--).)*?)\n?(<!-- end -->)", re.DOTALL)
 
 
 def write(root=HERE.parent):
@@ -120,7 +121,7 @@ def write(root=HERE.parent):
         path = root / file
         text = path.read_text(encoding="utf-8")
         for name, make in makers.items():
-            text = pattern(name).sub(lambda found, make=make: found[1] + make(found[2]) + found[3], text)
+            text = section(name).sub(lambda found, make=make: f"{found[1]}{make(found[2])}\n{found[3]}", text)
         path.write_text(text, encoding="utf-8")
 
 

@@ -1,11 +1,13 @@
-"""Take the README's pictures and the sessions' durations from the notebooks, so that they show the committed runs.
+"""Take the README's pictures from the outputs of the notebooks, so that they show the committed runs.
 
     python benchmarks/pictures.py
+    python benchmarks/pictures.py --times   # the sessions' durations too, after full runs on a quiet machine with bf16
 
 A notebook's duration is the sum of its cells', as `jupyter execute` notes them in the notebook; it is kept in
 benchmarks/results/sessions.json.
 """
 
+import argparse
 import base64
 import json
 from datetime import datetime
@@ -60,10 +62,18 @@ def durations():
     return found
 
 
-if __name__ == "__main__":
+def main(arguments=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", action="store_true", help="keep the sessions' durations too")
+    options = parser.parse_args(arguments)
     PICTURES.mkdir(exist_ok=True)
     for name, content in pictures().items():
         (PICTURES / name).write_bytes(content)
         print(f"pictures/{name}")
-    SESSIONS.write_text(json.dumps(durations(), indent=1) + "\n", encoding="utf-8")
-    print(SESSIONS.relative_to(ROOT))
+    if options.times:
+        SESSIONS.write_text(json.dumps(durations(), indent=1) + "\n", encoding="utf-8")
+        print(SESSIONS.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

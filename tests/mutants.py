@@ -36,28 +36,47 @@ class Fault:
 
 FAULTS = {  # (file, the tests that should notice, without test_ and .py) → faults
     ("utils.py", "utils"): [
-        Fault("augmentation after Normalize", "*steps,\n            v2.Normalize([mean], [std]),",
-              "v2.Normalize([mean], [std]),\n            *steps,"),
+        Fault(
+            "augmentation after Normalize",
+            "*steps,\n            v2.Normalize([mean], [std]),",
+            "v2.Normalize([mean], [std]),\n            *steps,",
+        ),
         Fault("mean and deviation swapped", "v2.Normalize([mean], [std])", "v2.Normalize([std], [mean])"),
         Fault("pixels not scaled to [0, 1]", "scale=True", "scale=False"),
         Fault("a native bf16 seen on older GPUs", ">= (8, 0)", ">= (7, 0)"),
         Fault("bf16 where fp32 was asked for", 'enabled=precision == "bf16"', "enabled=True"),
         Fault("NumPy is not seeded", "    np.random.seed(seed)\n", ""),
         Fault("zoom in nine of ten", "zoom_probability=0.1", "zoom_probability=0.9"),
-        Fault("training without augmentation", "get_train_transforms() if datasettype", "get_test_transforms() if datasettype"),
+        Fault(
+            "training without augmentation",
+            "get_train_transforms() if datasettype",
+            "get_test_transforms() if datasettype",
+        ),
         Fault("validation is augmented", 'if datasettype == "train" else', 'if datasettype != "test" else'),
         Fault("momentum ignored", 'kwargs.setdefault("momentum", momentumval)', 'kwargs.setdefault("momentum", 0.0)'),
         Fault("the plateau's patience ignored", '"patience": stepsize, ', ""),
         Fault("cosine over twice the steps", '"T_max": stepsize', '"T_max": 2 * stepsize'),
-        Fault("one cycle stepped each epoch", 'step_every or ("batch" if counts_batches else "epoch")',
-              'step_every or "epoch"'),
-        Fault("CyclicLR stepped each epoch", "lr_scheduler.OneCycleLR | lr_scheduler.CyclicLR", "lr_scheduler.OneCycleLR"),
+        Fault(
+            "one cycle stepped each epoch",
+            'step_every or ("batch" if counts_batches else "epoch")',
+            'step_every or "epoch"',
+        ),
+        Fault(
+            "CyclicLR stepped each epoch", "lr_scheduler.OneCycleLR | lr_scheduler.CyclicLR", "lr_scheduler.OneCycleLR"
+        ),
         Fault("the short last batch counts as a whole one", "self.loss += loss * size", "self.loss += loss * sizes[0]"),
-        Fault("accuracy as a fraction", "return self.loss / self.samples, 100 * self.correct",
-              "return self.loss / self.samples, self.correct"),
+        Fault(
+            "accuracy as a fraction",
+            "return self.loss / self.samples, 100 * self.correct",
+            "return self.loss / self.samples, self.correct",
+        ),
         Fault("an infinite loss goes on", "if not math.isfinite(loss):", "if math.isnan(loss):"),
         Fault("the last batches are not read", "        if self.unread:\n            self.read()\n", ""),
-        Fault("gradients add up over the batches", "            optimizer.zero_grad()  # 3. forget the gradients of the batch before\n", ""),
+        Fault(
+            "gradients add up over the batches",
+            "            optimizer.zero_grad()  # 3. forget the gradients of the batch before\n",
+            "",
+        ),
         Fault("training in the mode it was left in", "    model.train()\n", ""),
         Fault("testing in training mode", "    model.eval()\n", ""),
         Fault("testing builds the graph", "with torch.no_grad(), _progress(test_loader", "with _progress(test_loader"),
@@ -66,43 +85,84 @@ FAULTS = {  # (file, the tests that should notice, without test_ and .py) → fa
         Fault("a bar where nobody watches", "return sys.stderr.isatty()", "return True"),
     ],
     ("training.py", "training"): [
-        Fault("best_loss forgotten on resume",
-              'history, best_loss = _history(folder / LAST, content), content["best_loss"]',
-              "history = _history(folder / LAST, content)"),
+        Fault(
+            "best_loss forgotten on resume",
+            'history, best_loss = _history(folder / LAST, content), content["best_loss"]',
+            "history = _history(folder / LAST, content)",
+        ),
         Fault("the plateau stepped with the training loss", "scheduler.step(loss)", "scheduler.step(train_loss)"),
         Fault("a tie counts as better", '["validation_loss"][-1] < best_loss', '["validation_loss"][-1] <= best_loss'),
-        Fault("best saved after last",
-              "                save(BEST)  # before last.pt: after a kill in between, this epoch is trained again\n"
-              "            save(LAST)\n",
-              "            save(LAST)\n            if better:\n                save(BEST)\n"),
-        Fault("patience of one epoch more", "_epochs_without_gain(history) >= patience", "_epochs_without_gain(history) > patience"),
-        Fault("validated on the training images", "utils.test(model, device, loaders[1]", "utils.test(model, device, loaders[0]"),
+        Fault(
+            "best saved after last",
+            "                save(BEST)  # before last.pt: after a kill in between, this epoch is trained again\n"
+            "            save(LAST)\n",
+            "            save(LAST)\n            if better:\n                save(BEST)\n",
+        ),
+        Fault(
+            "patience of one epoch more",
+            "_epochs_without_gain(history) >= patience",
+            "_epochs_without_gain(history) > patience",
+        ),
+        Fault(
+            "validated on the training images",
+            "utils.test(model, device, loaders[1]",
+            "utils.test(model, device, loaders[0]",
+        ),
         Fault("validated in another precision", 'precision=options["precision"]', "precision=None"),
-        Fault("the rate is noted after the epoch", "return train_loss, train_acc, loss, accuracy, rate, seconds",
-              'return train_loss, train_acc, loss, accuracy, float(optimizer.param_groups[0]["lr"]), seconds'),
+        Fault(
+            "the rate is noted after the epoch",
+            "return train_loss, train_acc, loss, accuracy, rate, seconds",
+            'return train_loss, train_acc, loss, accuracy, float(optimizer.param_groups[0]["lr"]), seconds',
+        ),
         Fault("epochs counted anew on resume", "range(done + 1, epochs + 1)", "range(done + 1, done + epochs + 1)"),
-        Fault("the lock is not taken",
-              "        lock.acquire(timeout=0.5)  # by when a run that starts at the same moment has said who it is\n", ""),
+        Fault(
+            "the lock is not taken",
+            "        lock.acquire(timeout=0.5)  # by when a run that starts at the same moment has said who it is\n",
+            "",
+        ),
         Fault("epochs from 0 in the history", "start=1", "start=0"),
-        Fault("the earlier best model is overwritten", "for name in (LAST, BEST, HISTORY) if", "for name in (LAST, HISTORY) if"),
+        Fault(
+            "the earlier best model is overwritten",
+            "for name in (LAST, BEST, HISTORY) if",
+            "for name in (LAST, HISTORY) if",
+        ),
         Fault("temporary files in use are swept up", "> 3600", "> -1"),
         Fault("the normalisation is not noted", "        model.normalisation = normalisation\n", ""),
-        Fault("digits counted as predicted, not as labelled", "digits, hits = labels.cpu()",
-              "digits, hits = outputs.argmax(dim=1).cpu()"),
+        Fault(
+            "digits counted as predicted, not as labelled",
+            "digits, hits = labels.cpu()",
+            "digits, hits = outputs.argmax(dim=1).cpu()",
+        ),
     ],
     ("training.py", "training recipes"): [
         Fault("the recipe's training images in order", '"shuffle": True', '"shuffle": False'),
-        Fault("augmented images normalised as MNIST's", '*recipe["augmentation"], **normalise', '*recipe["augmentation"]'),
+        Fault(
+            "augmented images normalised as MNIST's", '*recipe["augmentation"], **normalise', '*recipe["augmentation"]'
+        ),
         Fault("one cycle laid out for one epoch", 'recipe["epochs"] * batches', "batches"),
-        Fault("recipes trained on the validation images too", "root=root, holdout=holdout, device=device",
-              "root=root, device=device"),
+        Fault(
+            "recipes trained on the validation images too",
+            "root=root, holdout=holdout, device=device",
+            "root=root, device=device",
+        ),
     ],
     ("training.py", "insights"): [
-        Fault("the range test suggests the edge of divergence", "float(rates[smoothed.argmin()]) / 10",
-              "float(rates[smoothed.argmin()])"),
+        Fault(
+            "the range test suggests the edge of divergence",
+            "float(rates[smoothed.argmin()]) / 10",
+            "float(rates[smoothed.argmin()])",
+        ),
         Fault("the range test's mean starts at 0", "mean / (1 - 0.9 ** len(losses))", "mean"),
-        Fault("the range test trains nothing", "copy.deepcopy((model, optimizer))", "(copy.deepcopy(model), copy.deepcopy(optimizer))"),
-        Fault("the range test draws from the random state", "        restore_random_states(states, (loader,))", "        pass"),
+        Fault(
+            "the range test trains nothing",
+            "copy.deepcopy((model, optimizer))",
+            "(copy.deepcopy(model), copy.deepcopy(optimizer))",
+        ),
+        Fault(
+            "the range test draws from the random state",
+            "        restore_random_states(states, (loader,))",
+            "        pass",
+        ),
     ],
     ("checkpoint.py", "checkpoint training"): [
         Fault("the file is not flushed to the disk", "            os.fsync(file.fileno())\n", ""),
@@ -115,59 +175,98 @@ FAULTS = {  # (file, the tests that should notice, without test_ and .py) → fa
     ],
     ("checkpoint.py", "training"): [
         Fault("Python's random state not restored", "    random.setstate((version, tuple(numbers), gauss))\n", ""),
-        Fault("NumPy's random state not restored",
-              "    np.random.set_state((kind, np.array(keys, np.uint32), *position))\n", ""),
+        Fault(
+            "NumPy's random state not restored",
+            "    np.random.set_state((kind, np.array(keys, np.uint32), *position))\n",
+            "",
+        ),
         Fault("PyTorch's random state not restored", '    torch.set_rng_state(states["torch"])\n', ""),
         Fault("the loaders' generators not restored", "        generator.set_state(state)", "        pass"),
         Fault("the optimizer's moments lost", "            optimizer.load_state_dict(state)\n", ""),
-        Fault("the scheduler starts anew",
-              '            scheduler.load_state_dict(content["scheduler"]["state"])\n', ""),
+        Fault(
+            "the scheduler starts anew", '            scheduler.load_state_dict(content["scheduler"]["state"])\n', ""
+        ),
         Fault("best_loss not kept", '"best_loss": float(best_loss)', '"best_loss": math.inf'),
     ],
     ("augment.py", "augment session1"): [
         Fault("rotation becomes a shear", "across, cos, -across", "0 * across, cos, -across"),
-        Fault("rotation distorts where height is not width", "up, across = sin * height / width, sin * width / height",
-              "up, across = sin * width / height, sin * height / width"),
+        Fault(
+            "rotation distorts where height is not width",
+            "up, across = sin * height / width, sin * width / height",
+            "up, across = sin * width / height, sin * height / width",
+        ),
         Fault("rotation to one side only", "(2 * u[0] - 1) * self.degrees", "u[0] * self.degrees"),
         Fault("zoom drawn from the angle's draw", "(high - low) * u[2]", "(high - low) * u[0]"),
-        Fault("zoom out where zoom in was asked for", "torch.cos(angle) / zoom, torch.sin(angle) / zoom",
-              "torch.cos(angle) * zoom, torch.sin(angle) * zoom"),
+        Fault(
+            "zoom out where zoom in was asked for",
+            "torch.cos(angle) / zoom, torch.sin(angle) / zoom",
+            "torch.cos(angle) * zoom, torch.sin(angle) * zoom",
+        ),
         Fault("zoom where it should not be", "u[1] < self.zoom_probability", "u[1] > self.zoom_probability"),
         Fault("the same shift on both axes", "(2 * u[3:] - 1) * self.shift", "(2 * u[[3, 3]] - 1) * self.shift"),
         Fault("shift in whole widths", "(2 * u[3:] - 1) * self.shift", "2 * (2 * u[3:] - 1) * self.shift"),
-        Fault("sampled as if corners were centres", "mode=self.mode, align_corners=False", "mode=self.mode, align_corners=True"),
+        Fault(
+            "sampled as if corners were centres",
+            "mode=self.mode, align_corners=False",
+            "mode=self.mode, align_corners=True",
+        ),
         Fault("one draw flips a whole batch", "torch.rand(*images.shape[:-3], 1, 1, 1,", "torch.rand(1, 1, 1,"),
         Fault("flipped upside down", "images.flip(-1)", "images.flip(-2)"),
     ],
     ("model.py", "model"): [
-        Fault("batch norm after the activation",
-              "            layers += [nn.BatchNorm1d(size)] if batch_norm else []\n"
-              "            layers.append(ACTIVATIONS[activation]())\n",
-              "            layers.append(ACTIVATIONS[activation]())\n"
-              "            layers += [nn.BatchNorm1d(size)] if batch_norm else []\n"),
+        Fault(
+            "batch norm after the activation",
+            "            layers += [nn.BatchNorm1d(size)] if batch_norm else []\n"
+            "            layers.append(ACTIVATIONS[activation]())\n",
+            "            layers.append(ACTIVATIONS[activation]())\n"
+            "            layers += [nn.BatchNorm1d(size)] if batch_norm else []\n",
+        ),
         Fault("CNN's second dropout lost", "self.fc2(F.dropout(x, dropout, self.training))", "self.fc2(x)"),
-        Fault("CNN's dropout in evaluation too", "self.fc2(F.dropout(x, dropout, self.training))",
-              "self.fc2(F.dropout(x, dropout))"),
+        Fault(
+            "CNN's dropout in evaluation too",
+            "self.fc2(F.dropout(x, dropout, self.training))",
+            "self.fc2(F.dropout(x, dropout))",
+        ),
         Fault("Net without its third activation", "F.relu(self.conv3(x))", "self.conv3(x)"),
-        Fault("Net averages where it should take the largest", "F.max_pool2d(x, 2)  # (N, 256, 4, 4)",
-              "F.avg_pool2d(x, 2)  # (N, 256, 4, 4)"),
-        Fault("Net's answers in bf16",
-              "coarsen the loss\n        return F.log_softmax(x, dim=1, dtype=torch.float32)",
-              "coarsen the loss\n        return F.log_softmax(x, dim=1)"),
-        Fault("the perceptron gives logits", "return F.log_softmax(self.layers(x), dim=1, dtype=torch.float32)  # (N, output_size)",
-              "return self.layers(x).float()"),
+        Fault(
+            "Net averages where it should take the largest",
+            "F.max_pool2d(x, 2)  # (N, 256, 4, 4)",
+            "F.avg_pool2d(x, 2)  # (N, 256, 4, 4)",
+        ),
+        Fault(
+            "Net's answers in bf16",
+            "coarsen the loss\n        return F.log_softmax(x, dim=1, dtype=torch.float32)",
+            "coarsen the loss\n        return F.log_softmax(x, dim=1)",
+        ),
+        Fault(
+            "the perceptron gives logits",
+            "return F.log_softmax(self.layers(x), dim=1, dtype=torch.float32)  # (N, output_size)",
+            "return self.layers(x).float()",
+        ),
         Fault("the perceptron's activation ignored", "ACTIVATIONS[activation]()", "nn.ReLU()"),
     ],
     ("plots.py", "utils insights"): [
-        Fault("samples column by column", "zip(axes.flat, images.cpu().numpy(), labels", "zip(axes.T.flat, images.cpu().numpy(), labels"),
+        Fault(
+            "samples column by column",
+            "zip(axes.flat, images.cpu().numpy(), labels",
+            "zip(axes.T.flat, images.cpu().numpy(), labels",
+        ),
         Fault("epochs from 0", "range(1, len(values) + 1)", "range(len(values))"),
-        Fault("training drawn as test", "zip(names, pair, (TRAIN_STYLE, TEST_STYLE)", "zip(names, pair, (TEST_STYLE, TRAIN_STYLE)"),
+        Fault(
+            "training drawn as test",
+            "zip(names, pair, (TRAIN_STYLE, TEST_STYLE)",
+            "zip(names, pair, (TEST_STYLE, TRAIN_STYLE)",
+        ),
         Fault("rates a point too early", "[*rates, rates[-1]]", "[*rates[1:], rates[-1], rates[-1]]"),
         Fault("limits ignored", "vmin=low, vmax=high", ""),
     ],
     ("session1.py", "session1"): [
         Fault("training images in order", '{"batch_size": batch_size, "shuffle": True}', '{"batch_size": batch_size}'),
-        Fault("validated on the training images", 'get_MNISTdataset_with_loader("test"', 'get_MNISTdataset_with_loader("train"'),
+        Fault(
+            "validated on the training images",
+            'get_MNISTdataset_with_loader("test"',
+            'get_MNISTdataset_with_loader("train"',
+        ),
         Fault("normalised as MNIST", "get_test_transforms(**HALVES)", "get_test_transforms()"),
         Fault("momentum ignored", '"SGD", learning_rate, momentum', '"SGD", learning_rate'),
         Fault("seconds given as minutes", "(time.perf_counter() - start) / 60", "time.perf_counter() - start"),
@@ -175,15 +274,25 @@ FAULTS = {  # (file, the tests that should notice, without test_ and .py) → fa
         Fault("one image less", "images[:num_images]", "images[: num_images - 1]"),
     ],
     ("exercises.py", "exercises"): [
-        Fault("near whole numbers are right", "torch.equal(answer, expected) if exact else torch.allclose",
-              "torch.allclose"),
-        Fault("other shapes are right", "    if answer.shape != expected.shape:\n        return False\n",
-              "    answer, expected = torch.broadcast_tensors(answer, expected)\n"),
+        Fault(
+            "near whole numbers are right",
+            "torch.equal(answer, expected) if exact else torch.allclose",
+            "torch.allclose",
+        ),
+        Fault(
+            "other shapes are right",
+            "    if answer.shape != expected.shape:\n        return False\n",
+            "    answer, expected = torch.broadcast_tensors(answer, expected)\n",
+        ),
         Fault("the first of several answers will do", "len(answer) == len(expected) and ", ""),
         Fault("off by a percent is right", "rtol=1e-4", "rtol=1e-2"),
     ],
-    ("checks.py", "utils session1 training dataset model"): [
-        Fault("True is a whole number", "None if isinstance(value, bool) else operator.index(value)", "operator.index(value)"),
+    ("checks.py", "session1 model dataset"): [
+        Fault(
+            "True is a whole number",
+            "None if isinstance(value, bool) else operator.index(value)",
+            "operator.index(value)",
+        ),
         Fault("the highest number is refused", "number > high", "number >= high"),
         Fault("the lowest number is refused", "number < low", "number <= low"),
     ],
@@ -194,40 +303,80 @@ FAULTS = {  # (file, the tests that should notice, without test_ and .py) → fa
         Fault("embedded digits enlarged by repeating pixels", 'mode="bilinear")', 'mode="nearest")'),
         Fault("images held out are trained on as well", "else order[holdout:]", "else order"),
         Fault("another holdout each time", ", generator=torch.Generator().manual_seed(0))", ")"),
-        Fault("the labels of the holdout are not its images'", "data.images[keep], data.labels[keep], split",
-              "data.images[keep], data.labels[: len(keep)], split"),
+        Fault(
+            "the labels of the holdout are not its images'",
+            "data.images[keep], data.labels[keep], split",
+            "data.images[keep], data.labels[: len(keep)], split",
+        ),
         Fault("the test set is divided too", '    if split == "test":\n        return data\n    if', "    if"),
-        Fault("MNIST_DATA before the argument", 'root or os.environ.get("MNIST_DATA")', 'os.environ.get("MNIST_DATA") or root'),
+        Fault(
+            "MNIST_DATA before the argument",
+            'root or os.environ.get("MNIST_DATA")',
+            'os.environ.get("MNIST_DATA") or root',
+        ),
         Fault("the warning comes each time", "            if root not in _told:\n", "            if True:\n"),
         Fault("labels above 9 are taken", " or contents[label_file].max(initial=0) > 9", ""),
         Fault("a file that is too long is taken", "if len(content) != size:", "if len(content) < size:"),
-        Fault("only the split's own files are verified", "for file in ALL_FILES}", "for file in FILES[split]}"),
-        Fault("what came by download is not verified", 'if name == "mnist" and sums[file] != MNIST_SHA256[file]:', "if False:"),
-        Fault("a dead network is waited for each time", "if why is None or time.monotonic() - when >= RETRY_AFTER:", "if True:"),
-        Fault("a silent server is waited for", "timeout=(CONNECT_LIMIT, STALL_LIMIT)", "timeout=None"),
+        Fault(
+            "what came by download is not verified",
+            'if name == "mnist" and sums[file] != MNIST_SHA256[file]:',
+            "if False:",
+        ),
+        Fault(
+            "a dead network is waited for each time",
+            "if why is None or time.monotonic() - when >= RETRY_AFTER:",
+            "if True:",
+        ),
         Fault("drop_last ignored on a device", "[: len(self)]", ""),
         Fault("shuffle ignored on a device", "torch.randperm if self.shuffle else torch.arange", "torch.arange"),
-        Fault("batches transformed twice", "            images = self.transform(images)\n",
-              "            images = self.transform(self.transform(images))\n"),
+        Fault(
+            "batches transformed twice",
+            "            images = self.transform(images)\n",
+            "            images = self.transform(self.transform(images))\n",
+        ),
         Fault("a damaged file that was kept is overwritten", "while kept.exists():", "while False:"),
-        Fault("exit code 0 for damaged data", "        print(problem, file=sys.stderr)\n        return 2",
-              "        print(problem, file=sys.stderr)\n        return 0"),
+        Fault(
+            "exit code 0 for damaged data",
+            "        print(problem, file=sys.stderr)\n        return 2",
+            "        print(problem, file=sys.stderr)\n        return 0",
+        ),
     ],
     ("predict.py", "predict"): [
         Fault("EXIF orientation ignored", "orientation = _orientation(image)", "orientation = 1"),
-        Fault("mirrored where EXIF says transposed", "if orientation in (2, 3, 6, 7):", "if orientation in (2, 3, 5, 8):"),
+        Fault(
+            "mirrored where EXIF says transposed", "if orientation in (2, 3, 6, 7):", "if orientation in (2, 3, 5, 8):"
+        ),
         Fault("transparency laid onto black", 'image.size, "white"', 'image.size, "black"'),
-        Fault("light digits on dark are not inverted", "return difference if far.sum() >= 0 else -difference", "return difference"),
+        Fault(
+            "light digits on dark are not inverted",
+            "return difference if far.sum() >= 0 else -difference",
+            "return difference",
+        ),
         Fault("centred by its box, not by its mass", "round(FRAME / 2 - centre)", "round((FRAME - side) / 2)"),
-        Fault("aspect ratio lost", "size = [max(1, round(side * scale)) for side in ink.shape[::-1]]", "size = [SIDE, SIDE]"),
+        Fault(
+            "aspect ratio lost",
+            "size = [max(1, round(side * scale)) for side in ink.shape[::-1]]",
+            "size = [SIDE, SIDE]",
+        ),
         Fault("14 bits read as 16", "(255, 1023, 4095, 16383) if", "(255, 1023, 4095) if"),
         Fault("lines at the border are kept", "    inside[border] = 0\n", ""),
         Fault("thin strokes stay thin", "if stroke < MIN_STROKE:", "if False:"),
         Fault("grey as the plain mean of the colours", "[0.299, 0.587, 0.114]", "[1 / 3, 1 / 3, 1 / 3]"),
-        Fault("the paper's brightness from the ink too", "weight = start * np.clip(1 - (off / limit) ** 2, 0, 1)", "weight = start"),
-        Fault("the size is looked at after decoding", "        raise ImageError(_too_large(name))\n    orientation",
-              "        image.load()\n        raise ImageError(_too_large(name))\n    orientation"),
-        Fault("the model's own normalisation ignored", 'noted = getattr(model, "normalisation", (MEAN, STD))', "noted = (MEAN, STD)"),
+        Fault(
+            "the paper's brightness from the ink too",
+            "weight = start * np.clip(1 - (off / limit) ** 2, 0, 1)",
+            "weight = start",
+        ),
+        Fault(
+            "the size is looked at after decoding",
+            "        raise ImageError(_too_large(name))\n    orientation",
+            "        image.load()\n        raise ImageError(_too_large(name))\n    orientation",
+        ),
+        Fault(
+            "the model's own normalisation ignored",
+            'noted = getattr(model, "normalisation", (MEAN, STD))',
+            "noted = (MEAN, STD)",
+        ),
         Fault("log-probabilities for probabilities", "outputs[0].float().exp()", "outputs[0].float()"),
         Fault("the model stays in evaluation mode", "            module.training = mode", "            pass"),
         Fault("predicted in training mode", "    model.eval()\n", ""),
@@ -237,14 +386,26 @@ FAULTS = {  # (file, the tests that should notice, without test_ and .py) → fa
         Fault("the least probable digits first", "probabilities.argsort(descending=True)", "probabilities.argsort()"),
         Fault("exit code 0 for an image that can't be read", "            code = 2\n", ""),
         Fault("an ONNX file is written whatever it answers", "if not difference <= 1e-4:", "if False:"),
-        Fault("the exported model takes two images only", "        dynamic_shapes=({0: torch.export.Dim(\"N\")},),\n", ""),
+        Fault(
+            "the exported model takes two images only", '        dynamic_shapes=({0: torch.export.Dim("N")},),\n', ""
+        ),
         Fault("the seed ignored", 'utils.set_seed(settings["seed"])', "utils.set_seed(1)"),
-        Fault("the last model's results, not the best's", "_print_results(load_model(folder / BEST, device), device",
-              "_print_results(model, device"),
-        Fault("evaluated on the training images", 'recipe_loader(normalised, "test"', 'recipe_loader(normalised, "train"'),
-        Fault("the report's temperature fitted on the test images", 'recipe_loader(normalised, "validation"',
-              'recipe_loader(normalised, "test"'),
-        Fault("evaluated with MNIST's normalisation", 'dict(zip(("mean", "std"), model.normalisation, strict=True))', "{}"),
+        Fault(
+            "the last model's results, not the best's",
+            "_print_results(load_model(folder / BEST, device), device",
+            "_print_results(model, device",
+        ),
+        Fault(
+            "evaluated on the training images", 'recipe_loader(normalised, "test"', 'recipe_loader(normalised, "train"'
+        ),
+        Fault(
+            "the report's temperature fitted on the test images",
+            'recipe_loader(normalised, "validation"',
+            'recipe_loader(normalised, "test"',
+        ),
+        Fault(
+            "evaluated with MNIST's normalisation", 'dict(zip(("mean", "std"), model.normalisation, strict=True))', "{}"
+        ),
         Fault("AdamW's rate for every optimizer", 'settings["lr"] = _rates()[settings["optimizer"]]', "pass"),
         Fault("resumed with other settings than it began", "(planned or name not in", "(planned and name not in"),
         Fault("an input image may be overwritten", "    _keep_inputs(options.save_figure, *names)\n", ""),
@@ -253,67 +414,132 @@ FAULTS = {  # (file, the tests that should notice, without test_ and .py) → fa
         Fault("exit code 0 after Ctrl-C", "        return 130\n\n\ndef _run", "        return 0\n\n\ndef _run"),
     ],
     ("insights/answers.py", "insights"): [
-        Fault("the confusion matrix transposed", "confusion_matrix(labels, predicted", "confusion_matrix(predicted, labels"),
-        Fault("precision and recall swapped", "precision_recall_fscore_support(labels, predicted",
-              "precision_recall_fscore_support(predicted, labels"),
+        Fault(
+            "the confusion matrix transposed",
+            "confusion_matrix(labels, predicted",
+            "confusion_matrix(predicted, labels",
+        ),
+        Fault(
+            "precision and recall swapped",
+            "precision_recall_fscore_support(labels, predicted",
+            "precision_recall_fscore_support(predicted, labels",
+        ),
         Fault("correct answers among the confusions", "off = matrix - np.diag(np.diag(matrix))", "off = matrix"),
-        Fault("the rarest confusions first", '[::-1][:pairs]', '[:pairs]'),
-        Fault("mistakes, least confident first", "self.log_probabilities.exp().amax(dim=1)", "-self.log_probabilities.exp().amax(dim=1)"),
-        Fault("correct answers, most confident first", "order[answers.right[order]].flip(0)", "order[answers.right[order]]"),
-        Fault("the inputs of the first linear layer", "isinstance(module, nn.Linear)][-1:]", "isinstance(module, nn.Linear)][:1]"),
+        Fault("the rarest confusions first", "[::-1][:pairs]", "[:pairs]"),
+        Fault(
+            "mistakes, least confident first",
+            "self.log_probabilities.exp().amax(dim=1)",
+            "-self.log_probabilities.exp().amax(dim=1)",
+        ),
+        Fault(
+            "correct answers, most confident first",
+            "order[answers.right[order]].flip(0)",
+            "order[answers.right[order]]",
+        ),
+        Fault(
+            "the inputs of the first linear layer",
+            "isinstance(module, nn.Linear)][-1:]",
+            "isinstance(module, nn.Linear)][:1]",
+        ),
         Fault("other points each time", "random_state=0", "random_state=None"),
     ],
     ("insights/inside.py", "insights"): [
         Fault("the model is looked at in training mode", "copy.deepcopy(model).eval()", "copy.deepcopy(model).train()"),
         Fault("the least varying feature maps", ".argsort()[::-1][:channels]", ".argsort()[:channels]"),
-        Fault("Grad-CAM of the predicted digit whatever was asked", "targets = _targets(recorder.logits, targets)",
-              "targets = _targets(recorder.logits, None)"),
-        Fault("explanations of the wrong target", "grad_cam(model, images, targets, layer)", "grad_cam(model, images, None, layer)"),
-        Fault("occlusion of the wrong target", "occlusion(model, images, targets).numpy()", "occlusion(model, images).numpy()"),
+        Fault(
+            "Grad-CAM of the predicted digit whatever was asked",
+            "targets = _targets(recorder.logits, targets)",
+            "targets = _targets(recorder.logits, None)",
+        ),
+        Fault(
+            "explanations of the wrong target",
+            "grad_cam(model, images, targets, layer)",
+            "grad_cam(model, images, None, layer)",
+        ),
+        Fault(
+            "occlusion of the wrong target",
+            "occlusion(model, images, targets).numpy()",
+            "occlusion(model, images).numpy()",
+        ),
         Fault("Grad-CAM shows what speaks against the digit", "maps = F.relu((gradient", "maps = F.relu(-(gradient"),
-        Fault("Grad-CAM stretched over the image",
-              "at = (torch.arange(size, device=maps.device) - place[\"centre\"]) / place[\"jump\"]\n"
-              "    at = (2 * at + 1) / maps.shape[-1] - 1",
-              "at = torch.linspace(-1, 1, size, device=maps.device)"),
+        Fault(
+            "Grad-CAM stretched over the image",
+            'at = (torch.arange(size, device=maps.device) - place["centre"]) / place["jump"]\n'
+            "    at = (2 * at + 1) / maps.shape[-1] - 1",
+            "at = torch.linspace(-1, 1, size, device=maps.device)",
+        ),
         Fault("Grad-CAM transposed", 'indexing="xy"', 'indexing="ij"'),
         Fault("occlusion's sign", "return maps[:, 0].cpu()", "return -maps[:, 0].cpu()"),
         Fault("blackened with the mean grey", "images.min().item()", "0.0"),
         Fault("jump adds up instead of multiplying", "jump *= stride", "jump += stride - 1"),
-        Fault("a layer's own stride counts in its field",
-              "        reach = (kernel - 1) * layer.dilation * jump\n", "        reach = (kernel - 1) * layer.dilation * jump * stride\n"),
+        Fault(
+            "a layer's own stride counts in its field",
+            "        reach = (kernel - 1) * layer.dilation * jump\n",
+            "        reach = (kernel - 1) * layer.dilation * jump * stride\n",
+        ),
         Fault("padding ignored in the centre", "reach / 2 - layer.padding * jump", "reach / 2"),
         Fault("dilation ignored in the field", "(kernel - 1) * layer.dilation * jump", "(kernel - 1) * jump"),
-        Fault("feature maps before the activation", "            self.layers[-1].output = output\n", "            pass\n"),
+        Fault(
+            "feature maps before the activation", "            self.layers[-1].output = output\n", "            pass\n"
+        ),
     ],
     ("insights/calibration.py", "insights"): [
         Fault("the temperature's inverse", "(log_probabilities / temperature)", "(log_probabilities * temperature)"),
-        Fault("a bin's upper edge belongs to the next", ".ceil().long().clamp(1, bins) - 1", ".floor().long().clamp(0, bins - 1)"),
-        Fault("the ECE's bins weigh the same", "((accuracy - confidence).abs() * count)[count > 0].sum().item() / len(labels)",
-              "(accuracy - confidence).abs()[count > 0].mean().item()"),
-        Fault("the temperature is fitted on the test images", "fit_temperature(validation.log_probabilities, validation.labels)",
-              "fit_temperature(answers.log_probabilities, answers.labels)"),
+        Fault(
+            "a bin's upper edge belongs to the next",
+            ".ceil().long().clamp(1, bins) - 1",
+            ".floor().long().clamp(0, bins - 1)",
+        ),
+        Fault(
+            "the ECE's bins weigh the same",
+            "((accuracy - confidence).abs() * count)[count > 0].sum().item() / len(labels)",
+            "(accuracy - confidence).abs()[count > 0].mean().item()",
+        ),
+        Fault(
+            "the temperature is fitted on the test images",
+            "fit_temperature(validation.log_probabilities, validation.labels)",
+            "fit_temperature(answers.log_probabilities, answers.labels)",
+        ),
     ],
     ("insights/robustness.py", "insights"): [
-        Fault("every model gets the first one's normalisation", 'getattr(network, "normalisation", (mean, std))', "(mean, std)"),
+        Fault(
+            "every model gets the first one's normalisation",
+            'getattr(network, "normalisation", (mean, std))',
+            "(mean, std)",
+        ),
         Fault("pixels not brought back to [0, 1]", "data.images[:images] * std + mean", "data.images[:images]"),
         Fault("distorted pixels beyond [0, 1]", ".clamp(0, 1)", ""),
         Fault("contrast about black", "mean + factor * (images - mean)", "factor * images"),
         Fault("other noise for each run", ", generator=generator)", ")"),
-        Fault("half of the images stay as they are", "part = slice(i, None, len(kinds))", "part = slice(i, None, 2 * len(kinds))"),
+        Fault(
+            "half of the images stay as they are",
+            "part = slice(i, None, len(kinds))",
+            "part = slice(i, None, 2 * len(kinds))",
+        ),
     ],
     ("insights/report.py", "report"): [
         Fault("any ValueError leaves a figure out", "except insights.DoesNotApply", "except ValueError"),
-        Fault("the range test starts from the trained weights", "            module.reset_parameters()", "            pass"),
+        Fault(
+            "the range test starts from the trained weights",
+            "            module.reset_parameters()",
+            "            pass",
+        ),
         Fault("another report each time", "        torch.manual_seed(0)  # the same report each time\n", ""),
         Fault("the caller's random state is changed", "with torch.random.fork_rng():", "if True:"),
-        Fault("the temperature is fitted on the test images", "insights.predictions(model, validation_loader)",
-              "insights.predictions(model, test_loader)"),
+        Fault(
+            "the temperature is fitted on the test images",
+            "insights.predictions(model, validation_loader)",
+            "insights.predictions(model, test_loader)",
+        ),
         Fault("the report's page trusts the names", "autoescape=True", "autoescape=False"),
-        Fault("the page is not written whole", '    write_atomically(folder / "index.html", page.encode())',
-              '    (folder / "index.html").write_bytes(page.encode())'),
+        Fault(
+            "the page is not written whole",
+            '    write_atomically(folder / "index.html", page.encode())',
+            '    (folder / "index.html").write_bytes(page.encode())',
+        ),
         Fault("the caller's model is moved", "copy.deepcopy(model).to(device)", "model.to(device)"),
     ],
-}  # fmt: skip
+}
 
 
 def run(folder, tests):
@@ -323,7 +549,12 @@ def run(folder, tests):
     environment = {**os.environ, "SMOKE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     environment.pop("MNIST_DATA", None)  # tests that train on MNIST are skipped
     process = subprocess.Popen(
-        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     try:
         return process.wait(LIMIT)
@@ -362,9 +593,9 @@ def main():
         folder = Path(folder, "course")
         ignore = shutil.ignore_patterns(".*", "__pycache__", "data", "checkpoints")
         shutil.copytree(ROOT, folder, ignore=ignore)
-        for tests in sorted({test for _, tests, _ in mutants for test in tests.split()}):
-            if run(folder, tests) != 0:
-                print(f"tests/test_{tests}.py fails without a fault: mend that first.")
+        for test in sorted({test for _, tests, _ in mutants for test in tests.split()}):
+            if run(folder, test) != 0:
+                print(f"tests/test_{test}.py fails without a fault: mend that first.")
                 return 2
         for number, (file, tests, fault) in enumerate(mutants, start=1):
             path, start = folder / file, time.perf_counter()

@@ -276,3 +276,12 @@ def test_damaged_files_by_the_hundred(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count(", 0 failures") == 2
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_one_weight_that_is_not_finite_is_damage(tmp_path, value):
+    model = models.create_model(hidden_sizes=())
+    with torch.no_grad():
+        next(model.parameters())[3, 5] = value
+    checkpoint.save_checkpoint(tmp_path / "a.pt", model)
+    assert "layers.0.weight holds numbers that are not finite" in refused(tmp_path / "a.pt")

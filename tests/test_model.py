@@ -97,6 +97,14 @@ def test_every_architecture_is_rebuilt_from_what_it_carries(name, arguments, cou
     torch.testing.assert_close(output.exp().sum(1), torch.ones(3))
 
 
+@pytest.mark.parametrize("name", model.ARCHITECTURES)
+def test_answers_are_not_rounded_under_bf16_autocast(name):
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model.ARCHITECTURES[name]()(torch.randn(2, 1, 28, 28))
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output.detach().exp().sum(1), torch.ones(2))
+
+
 def test_default_perceptron_has_the_documented_size():
     assert parameters(model.create_model()) == 109_386
 

@@ -44,13 +44,6 @@ def test_recipes_without_a_scheduler_and_with_one_are_trained(monkeypatch):
         assert 0 < accuracy.run("tiny", 1, dataset="digits")["accuracy"] <= 100
 
 
-def test_table_of_chosen_recipes_in_the_order_given():
-    lines = accuracy.table(["s5", "mlp"]).splitlines()
-    assert [line.split("`")[1] for line in lines[2:]] == ["s5", "mlp"]
-    mlp = json.loads((accuracy.RESULTS / "accuracy-mlp.json").read_text(encoding="utf-8"))
-    assert f"{mlp['mean']:.2f} ± {mlp['sd']:.2f}" in lines[3]
-
-
 def test_session_4_trains_the_recipe_that_is_measured():
     text = (ROOT / "S4.ipynb").read_text(encoding="utf-8")
     source = "\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"] if cell["cell_type"] == "code")

@@ -83,6 +83,8 @@ def test_bad_numbers_are_named():
         session1.display_sample_images(trainloader)
     with pytest.raises(ValueError, match="epochs must be a whole number from 1, not 0"):
         session1.train_model(create_model(), trainloader, epochs=0)
+    images, _ = session1.display_sample_images(trainloader, 32)  # the highest that will do
+    assert (len(plt.gcf().axes), len(images)) == (40, 32)
 
 
 def test_numpy_integers_are_integers():

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 import dataset
 import utils
 from model import Net
+from plots import TEST_STYLE, TRAIN_STYLE
 
 CPU = torch.device("cpu")
 
@@ -552,6 +553,12 @@ def test_curves_have_named_axes_and_the_data():
         for line, values in zip(ax.lines, pair, strict=True):
             assert line.get_xdata().tolist() == [1, 2, 3]
             assert line.get_ydata().tolist() == values
+
+
+def test_training_and_test_have_the_styles_of_all_figures():
+    for ax in utils.post_accuracyplots([2.0, 1.0], [1.5, 0.8], [50.0, 80.0], [60.0, 85.0]).axes:
+        drawn = [(line.get_color(), line.get_linestyle(), line.get_marker()) for line in ax.lines]
+        assert drawn == [(s["color"], s["linestyle"], s["marker"]) for s in (TRAIN_STYLE, TEST_STYLE)]
 
 
 def test_accuracies_near_100_stand_apart():

@@ -113,8 +113,19 @@ def save_checkpoint(
         "random": random_states(loaders),
     }
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save(_plain(content), buffer)
     write_atomically(path, buffer.getvalue())
+
+
+def _plain(value):
+    """NumPy's numbers as Python's, at any depth: reading others would take more than plain types."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return value
 
 
 def _named_state(part):
@@ -237,8 +248,7 @@ def _check_content(path, content):
     for key, kind in KEYS.items():
         if not isinstance(content.get(key), kind) or (key not in content):
             raise CheckpointError(f"{path} is damaged: its {key!r} is missing or of the wrong type.")
-    numbers = content["normalisation"]
-    if len(numbers) != 2 or not all(type(n) is float and abs(n) < 1e6 for n in numbers) or numbers[1] <= 1e-6:
+    if not is_normalisation(content["normalisation"]):
         raise CheckpointError(f"{path} is damaged: its 'normalisation' is not a mean and a standard deviation.")
     for key in ("optimizer", "scheduler"):
         part = content[key]
@@ -251,6 +261,11 @@ def _check_content(path, content):
         raise CheckpointError(
             f"{path} holds the architecture {content['architecture'][:50]!r}; model.py has {known}: update it."
         )
+
+
+def is_normalisation(pair):
+    """Is it a list or tuple of a mean and a standard deviation, two floats below a million, the latter above 0?"""
+    return len(pair) == 2 and all(type(n) is float and abs(n) < 1e6 for n in pair) and pair[1] > 1e-6
 
 
 def load_model(path, device="cpu", *, architecture=None):
@@ -323,6 +338,12 @@ def restore(path, model, *, optimizer=None, scheduler=None, loaders=()):
         if has != wants:
             raise CheckpointError(f"{path} was trained with the {key} {has}, not {wants}: give the same to go on.")
     states = {"loaders": [], **content["random"]}  # earlier checkpoints kept none of the loaders
+    given = len(_generators(loaders))
+    if isinstance(states["loaders"], list) and len(states["loaders"]) != given:
+        raise CheckpointError(
+            f"{path} can't be resumed from: it keeps the states of {len(states['loaders'])} generators of its loaders,"
+            f" and these have {given}: give loaders built as they were."
+        )
     try:
         _check_random_states(states)
         if optimizer is not None:
@@ -330,19 +351,10 @@ def restore(path, model, *, optimizer=None, scheduler=None, loaders=()):
             _check_optimizer_state(optimizer, state, content["epoch"])
             optimizer.load_state_dict(state)
         if scheduler is not None:
-            _check_alike(content["scheduler"]["state"], scheduler.state_dict())
+            _check_alike(content["scheduler"]["state"], _plain(scheduler.state_dict()))
             scheduler.load_state_dict(content["scheduler"]["state"])
-    except Exception:  # the states come from the file: whatever is wrong with them, it is the file
-        raise CheckpointError(f"{path} can't be resumed from: its optimizer or random states don't fit.") from None
-    kept, given = len(states["loaders"]), len(_generators(loaders))
-    if kept != given:
-        raise CheckpointError(
-            f"{path} can't be resumed from: it keeps the states of {kept} generators of its loaders, and these have"
-            f" {given}: give loaders built as they were."
-        )
-    try:
         restore_random_states(states, loaders)
-    except Exception:
+    except Exception:  # the states come from the file: whatever is wrong with them, it is the file
         raise CheckpointError(f"{path} can't be resumed from: its optimizer or random states don't fit.") from None
     model.load_state_dict(saved.state_dict())
     return content
@@ -359,7 +371,7 @@ def _is_stored(value):
 
 def _check_optimizer_state(optimizer, state, epoch):
     """Raise unless the optimizer can go on from this state: a copy makes a step from it, with zero gradients."""
-    _check_alike(state["param_groups"], optimizer.state_dict()["param_groups"])
+    _check_alike(state["param_groups"], _plain(optimizer.state_dict()["param_groups"]))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, entries in state["state"].items():
         for value in entries.values():
@@ -367,12 +379,13 @@ def _check_optimizer_state(optimizer, state, epoch):
                 raise ValueError("A state has another form than its parameter's.")
     trial = copy.deepcopy(optimizer)
     trial.load_state_dict(copy.deepcopy(state))  # which keeps the tensors it is given
-    for group in trial.param_groups:
-        for parameter in group["params"]:
+    copies = [parameter for group in trial.param_groups for parameter in group["params"]]
+    for number, parameter in enumerate(copies):  # what is frozen or unused has no state, and gets no gradient
+        if parameter.requires_grad and (number in state["state"] or not state["state"]):
             parameter.grad = torch.zeros_like(parameter)
     trial.step()
     if epoch > 0:  # a step adds what was missing
-        _check_alike(state["state"], trial.state_dict()["state"])
+        _check_alike(state["state"], _plain(trial.state_dict()["state"]))
 
 
 def _check_random_states(states):

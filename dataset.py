@@ -146,7 +146,7 @@ def load_dataset(split, dataset="auto", root=None, *, transform=None, holdout=0)
 
     `split`: 'train', 'test', or 'validation', which is `holdout` images taken from the training
     set by a fixed random choice; 'train' with the same `holdout` is the rest of it.
-    `holdout`: a number of images, 0 for none, or 'auto' for the usual share: 5,000 images (HOLDOUT)
+    `holdout`: a number of images, 0 for none, or 'auto' for the usual number: 5,000 images (HOLDOUT)
     of the big sets, 287 (DIGITS_HOLDOUT) of the embedded digits. The test set is never divided.
     `dataset`: 'mnist', 'fashion_mnist', 'kmnist', 'digits' (scikit-learn's, embedded), or 'auto':
     MNIST if it is there or can be downloaded, else the embedded digits, with a warning that says why.

@@ -7,6 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
+from checks import whole_number
+
 # Training and test differ in colour, in lightness (for print in grey) and in line style.
 TRAIN_STYLE = {"color": "#E69F00", "linestyle": "--", "marker": "o", "markersize": 3}
 TEST_STYLE = {"color": "#0072B2", "linestyle": "-", "marker": "s", "markersize": 3}
@@ -87,10 +89,10 @@ def post_recipes(recipes):
             accuracy, rates = list(recipe["accuracy"]), list(recipe["rates"])
             left.plot(list(recipe["seconds"]), accuracy, label=name, **style)
             # Each rate holds until the next point; the last one until the end of the run.
-            share = [100 * i / len(rates) for i in range(len(rates) + 1)]
-            right.plot(share, [*rates, rates[-1]], label=name, drawstyle="steps-post", **style)
+            fraction = [100 * i / len(rates) for i in range(len(rates) + 1)]
+            right.plot(fraction, [*rates, rates[-1]], label=name, drawstyle="steps-post", **style)
         left.set(title="Accuracy over time", xlabel="training time (s)", ylabel="test accuracy (%)", xscale="log")
-        right.set(title="Learning rate", xlabel="share of the run (%)", ylabel="learning rate")
+        right.set(title="Learning rate", xlabel="fraction of the run (%)", ylabel="learning rate")
         _stretch_near_100(left)
         for ax in (left, right):
             ax.legend()
@@ -104,6 +106,7 @@ def post_images(images, titles=None, *, columns=10, limits=None, cmap="gray"):
     `limits`: the values shown as black and white; by default each image's own lowest and highest.
     Raises ValueError when there is none.
     """
+    columns = whole_number("columns", columns)
     images = [np.asarray(image).reshape(image.shape[-2:]) for image in images]
     if not images:
         raise ValueError("There is no image to show: give at least one.")

@@ -24,6 +24,7 @@ from checkpoint import (
     BEST,
     LAST,
     CheckpointError,
+    is_normalisation,
     random_states,
     restore,
     restore_random_states,
@@ -219,6 +220,11 @@ def fit(
         if resume:
             content = restore(folder / LAST, model, optimizer=optimizer, scheduler=scheduler, loaders=loaders)
             history, best_loss = _history(folder / LAST, content), content["best_loss"]
+            if tuple(content["normalisation"]) != normalisation:
+                raise CheckpointError(
+                    f"{folder / LAST} can't be resumed from: its images were normalised by"
+                    f" {tuple(content['normalisation'])}, and these are by {normalisation}: give the same."
+                )
             _check_steps(folder / LAST, scheduler, step_every, len(history["rate"]), len(train_loader))
         model.normalisation = normalisation
         _check_plan(scheduler, step_every, epochs, len(train_loader))
@@ -309,8 +315,13 @@ def _only_run(folder):
 def _normalisation(loader, given):
     """The `(mean, std)` of the loader's images: as given, else of the one Normalize step in its transform."""
     if given is not None:
-        mean, std = (float(number) for number in given)
-        return mean, std
+        try:
+            pair = tuple(map(float, given))
+        except (TypeError, ValueError):
+            pair = ()
+        if not is_normalisation(pair):
+            raise ValueError(f"normalisation must be (mean, standard deviation), the latter above 0, not {given!r}.")
+        return pair
     data = getattr(loader, "dataset", None)
     while hasattr(data, "dataset"):  # Subset
         data = data.dataset
@@ -336,9 +347,10 @@ def _normalise_steps(transform):
 def _check_steps(path, scheduler, step_every, epochs, batches):
     """Refuse loaders of other lengths than those that the scheduler has counted."""
     steps = epochs * (batches if step_every == "batch" else 1)
-    if scheduler is not None and scheduler.last_epoch != steps:
+    made = getattr(scheduler, "last_epoch", steps)  # a ChainedScheduler counts none
+    if made != steps:
         raise CheckpointError(
-            f"{path} can't be resumed from: its scheduler made {scheduler.last_epoch} steps, and {epochs} epochs are"
+            f"{path} can't be resumed from: its scheduler made {made} steps, and {epochs} epochs are"
             f" {steps} of them here: give a loader with the same batches, and the same step_every."
         )
 

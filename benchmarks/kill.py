@@ -77,7 +77,9 @@ def same(one, other):
 def make_loaders():
     """Training and validation loader of the embedded digits."""
     return [
-        utils.get_MNISTdataset_with_loader(split, {"batch_size": size, "shuffle": True}, dataset="digits", holdout="auto")
+        utils.get_MNISTdataset_with_loader(
+            split, {"batch_size": size, "shuffle": True}, dataset="digits", holdout="auto"
+        )
         for split, size in (("train", 400), ("validation", 300))
     ]
 

@@ -40,8 +40,7 @@ class Layer:
     """A convolution, pooling or linear layer as it ran, with what follows it elementwise (ReLU, batch norm).
 
     `kernel`, `stride`, `padding` (on the left and above), `dilation`: in its input's positions, None where
-    they are not known;
-    `output`: `(N, C, H, W)` or `(N, C)`.
+    they are not known; `output`: `(N, C, H, W)` or `(N, C)`.
     """
 
     name: str

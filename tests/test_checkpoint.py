@@ -270,6 +270,7 @@ def test_states_that_do_not_fit_are_refused_on_resume(tmp_path):
         assert time.perf_counter() - start < 2
 
 
+@pytest.mark.slow
 def test_damaged_files_by_the_hundred(tmp_path):
     """The benchmark itself, with fewer files."""
     command = [sys.executable, str(ROOT / "benchmarks" / "fuzz.py"), "--count", "40"]

@@ -760,3 +760,8 @@ def test_bad_numbers_and_names_are_named():
     ):
         with pytest.raises(ValueError, match=re.escape(message)):
             call()
+
+
+def test_a_bin_of_confidence_holds_its_upper_edge():
+    halves = torch.tensor([[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]], dtype=torch.float64).log()
+    assert insights.reliability(halves, torch.tensor([0, 1, 0]), bins=2)["count"].tolist() == [1, 2]

@@ -469,3 +469,9 @@ def test_photos_of_embedded_digits_are_read(digits):
     result = infer.photos(model, dataset.load_dataset("test", "digits"), 24)
     assert result["accuracy"] >= 50  # chance is 10
     assert len(result["wrong"]) == round(24 * (1 - result["accuracy"] / 100))
+
+
+def test_an_array_and_an_image_have_the_same_greys():
+    colours = np.random.default_rng(0).integers(0, 256, (20, 30, 3), np.uint8)
+    by_pil = np.asarray(Image.fromarray(colours).convert("L"), np.float32) / 255  # rounded to 1 / 255
+    np.testing.assert_allclose(predict.read_image(colours), by_pil, atol=0.51 / 255)

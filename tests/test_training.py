@@ -1,6 +1,7 @@
 """Training that is kept: resumed exactly, one run at a time, stopped early; accuracy of each digit."""
 
 import csv
+import math
 import os
 import random
 import re
@@ -311,9 +312,69 @@ def test_loaders_with_generators_of_their_own_are_resumed_exactly(tmp_path):
         trained(tmp_path / "parts", 4, resume=True)
 
 
-def test_numpy_integers_are_integers(tmp_path):
-    _, history = trained(tmp_path, np.int64(2), patience=np.int32(5))
-    assert len(history["rate"]) == 2
+def test_numpy_numbers_are_numbers(tmp_path):
+    """Also in what is kept, which is read as plain types."""
+
+    def numpy_run(epochs, **options):
+        utils.set_seed(3)
+        model = models.create_model(hidden_sizes=(8,))
+        optimizer = torch.optim.SGD(model.parameters(), lr=np.float32(0.01), momentum=np.float64(0.9))
+        scheduler = utils.get_scheduler(optimizer, np.int64(1), np.float64(0.5))
+        settings = {"a": [np.float64(1), (np.int64(2),)]}
+        parts = {"scheduler": scheduler, "settings": settings, "folder": tmp_path, "verbose": False}
+        return training.fit(
+            model,
+            "cpu",
+            *loaders(),
+            optimizer,
+            utils.get_loss(),
+            epochs=epochs,
+            patience=np.int32(5),
+            **parts,
+            **options,
+        )
+
+    numpy_run(np.int64(1))
+    assert checkpoint.load_checkpoint(tmp_path / "last.pt")["settings"] == {"a": [1.0, (2,)]}
+    assert len(numpy_run(np.int64(2), resume=True)["rate"]) == 2
+
+
+@pytest.mark.parametrize("optname", ["SGD", "Adam"])
+def test_a_run_with_frozen_weights_is_resumed_exactly(tmp_path, optname):
+    def frozen():
+        model = models.create_model(hidden_sizes=(32,), dropout=0.3)
+        model.layers[0].weight.requires_grad_(False)
+        return model
+
+    whole, _ = trained(tmp_path / "whole", 2, optname=optname, build=frozen)
+    trained(tmp_path / "parts", 1, optname=optname, build=frozen)
+    parts, _ = trained(tmp_path / "parts", 2, optname=optname, build=frozen, seed=8, resume=True)
+    assert same(whole, parts)
+
+
+def test_a_refused_resume_leaves_the_optimizer_as_it_was(tmp_path):
+    trained(tmp_path, 1)
+    model = models.create_model(hidden_sizes=(32,), dropout=0.3)
+    optimizer = utils.get_optimizer(model, "AdamW", 0.5)
+    own = DataLoader(loaders()[0].dataset, shuffle=True, generator=torch.Generator())
+    with pytest.raises(checkpoint.CheckpointError, match="states of 0 generators of its loaders, and these have 1"):
+        checkpoint.restore(tmp_path / "last.pt", model, optimizer=optimizer, loaders=(own,))
+    assert optimizer.param_groups[0]["lr"] == 0.5
+    assert not optimizer.state
+
+
+def test_a_chained_scheduler_is_resumed(tmp_path):
+    def run(folder, epochs, resume=False):
+        utils.set_seed(3)
+        model = models.create_model(hidden_sizes=(8,))
+        optimizer = utils.get_optimizer(model, "SGD", 0.1)
+        parts = [torch.optim.lr_scheduler.StepLR(optimizer, 1), torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)]
+        chain = torch.optim.lr_scheduler.ChainedScheduler(parts, optimizer)
+        options = {"epochs": epochs, "scheduler": chain, "folder": folder, "resume": resume, "verbose": False}
+        return training.fit(model, "cpu", *loaders(), optimizer, utils.get_loss(), **options)["rate"]
+
+    run(tmp_path / "parts", 1)
+    assert run(tmp_path / "parts", 3, resume=True) == run(tmp_path / "whole", 3)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -374,6 +435,12 @@ def test_the_normalisation_is_never_guessed(tmp_path):
         trained(tmp_path / "channels", 1, data=with_transform(channels))
     given, _ = trained(tmp_path / "given", 1, data=(batches, batches), normalisation=(0, 1))
     assert given.normalisation == (0.0, 1.0)
+    for odd in ((0.5, 0), (0.5,), 0.5, (None, 1), (127.5, 1e7), ("a", "b"), (math.nan, 1)):
+        with pytest.raises(ValueError, match=r"^normalisation must be \(mean, standard deviation\), .*, not "):
+            trained(tmp_path / "odd", 1, normalisation=odd)
+    assert not (tmp_path / "odd").exists()
+    with pytest.raises(checkpoint.CheckpointError, match=r"normalised by \(0.0, 1.0\), and these are by \(0.1307"):
+        trained(tmp_path / "given", 2, resume=True)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -430,6 +497,7 @@ def test_the_lock_of_a_killed_run_does_not_block(tmp_path):
     trained(tmp_path, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_two_runs_at_the_same_moment():
     """The benchmark itself, with fewer starts."""
@@ -457,6 +525,7 @@ def test_what_killed_writes_left_is_swept_up_and_nothing_else(tmp_path):
     assert theirs.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_random_moments(tmp_path):
     """The benchmark itself, with fewer kills."""

@@ -358,6 +358,10 @@ def test_what_steps_when_is_said_in_one_place():
         utils.get_step_every(cycle, "step")
     with pytest.raises(ValueError, match="steps by the validation loss of an epoch"):
         utils.get_step_every(plateau, "batch")
+    rate = optimizer.param_groups[0]["lr"]
+    with pytest.raises(ValueError, match="The loader gave no batch"):
+        utils.train(tiny_model(), CPU, [], optimizer, F.nll_loss, scheduler=utils.get_scheduler(optimizer, 1))
+    assert optimizer.param_groups[0]["lr"] == rate  # no epoch, no step
     with pytest.raises(ValueError, match=r"call its step\(loss\) after test, or use fit"):
         utils.train(tiny_model(), CPU, [], optimizer, F.nll_loss, scheduler=plateau)
 
@@ -572,7 +576,7 @@ def test_accuracies_near_100_stand_apart():
     assert at[3] - at[2] > 0.5 * (at[1] - at[0])  # half of the error, at either end
 
 
-def test_recipes_are_compared_over_seconds_and_share_of_the_run():
+def test_recipes_are_compared_over_seconds_and_the_fraction_of_the_run():
     figure = utils.post_recipes(
         {
             "slow": {"seconds": [10, 20], "accuracy": [90.0, 99.0], "rates": [0.1, 0.01]},
@@ -581,7 +585,7 @@ def test_recipes_are_compared_over_seconds_and_share_of_the_run():
     )
     accuracy, rate = figure.axes
     assert (accuracy.get_xlabel(), accuracy.get_ylabel()) == ("training time (s)", "test accuracy (%)")
-    assert (rate.get_xlabel(), rate.get_ylabel()) == ("share of the run (%)", "learning rate")
+    assert (rate.get_xlabel(), rate.get_ylabel()) == ("fraction of the run (%)", "learning rate")
     assert [line.get_label() for line in accuracy.lines] == ["slow", "quick"]
     assert accuracy.lines[1].get_xydata().tolist() == [[1, 80], [2, 90], [3, 95], [4, 99]]
     assert rate.lines[0].get_xydata().tolist() == [[0, 0.1], [50, 0.01], [100, 0.01]]
@@ -590,6 +594,8 @@ def test_recipes_are_compared_over_seconds_and_share_of_the_run():
 def test_nothing_to_plot_is_said():
     with pytest.raises(ValueError, match="There is no image to show"):
         utils.post_images([])
+    with pytest.raises(ValueError, match="columns must be a whole number from 1, not 0"):
+        utils.post_images([torch.zeros(2, 2)], columns=0)
     with pytest.raises(ValueError, match="run the training loop first"):
         utils.post_accuracyplots([], [], [], [])
 
@@ -597,6 +603,7 @@ def test_nothing_to_plot_is_said():
 # The whole, on real MNIST -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.mnist
 def test_a_quarter_of_an_epoch_on_mnist_reaches_96_percent():
     """And `test` reports, in the precision of its choice, within 0.05 points what it would in fp32."""

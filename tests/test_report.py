@@ -261,3 +261,14 @@ def test_no_image_is_said_so(tmp_path):
     with pytest.raises(ValueError, match="The data gave no image"):
         write(create_model(), tmp_path, {"test_loader": empty, "validation_loader": empty})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("_undrawn")
+def test_the_page_is_written_last_and_each_file_atomically(tmp_path, loaders, monkeypatch):
+    written, kept = [], report.write_atomically
+    monkeypatch.setattr(
+        report, "write_atomically", lambda path, content: written.append(path.name) or kept(path, content)
+    )
+    write(create_model(hidden_sizes=()), tmp_path, loaders)
+    assert written[-1] == "index.html"
+    assert sorted(written) == sorted(file.name for file in tmp_path.iterdir())

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from runs import same
 
 import checkpoint
 import dataset
@@ -687,3 +689,29 @@ def test_help_shows_examples(capsys):
         if "python torchnn.py" in line:  # every example is a line that the parser takes
             words = line.split("python torchnn.py")[1].split("  ")[0].split()
             assert "--" + torchnn.read_options(words).command in words
+
+
+def test_the_results_are_those_of_the_best_model_not_the_last(tmp_path, monkeypatch):
+    losses, reported = iter([0.5, 0.9]), []
+    monkeypatch.setattr(utils, "test", lambda *_, **__: (next(losses), 90.0))
+    monkeypatch.setattr(torchnn, "_print_results", lambda model, *_: reported.append(model.cpu()))
+    assert torchnn.main(["--train", *TINY, "--epochs", "2", "--folder", str(tmp_path)]) == 0
+    best, last = (checkpoint.load_model(tmp_path / name) for name in (checkpoint.BEST, checkpoint.LAST))
+    assert same(reported[0], best)
+    assert not same(reported[0], last)
+
+
+@pytest.mark.parametrize(("name", "rate"), [("SGD", 0.01), ("Adam", 0.001), ("RMSprop", 0.001), ("AdamW", 0.003)])
+def test_each_optimizer_has_its_own_rate_unless_one_is_given(name, rate, tmp_path):
+    for given, expected in (((), rate), (("--lr", "0.5"), 0.5)):
+        options = torchnn.read_options(["--train", "--optimizer", name, *given])
+        assert torchnn._settings(options, tmp_path / "none.pt")["lr"] == expected
+
+
+def test_no_onnx_file_where_onnx_runtime_answers_otherwise(tmp_path, capsys, monkeypatch):
+    wrong = SimpleNamespace(run=lambda names, feeds: (np.zeros((len(feeds["images"]), 10), np.float32),))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: wrong)
+    checkpoint.save_checkpoint(tmp_path / "a.pt", models.create_model(hidden_sizes=()))
+    message = refused("--export", tmp_path / "a.onnx", "--checkpoint", tmp_path / "a.pt", capsys=capsys)
+    assert "a.onnx was not written: ONNX Runtime's answers differ by" in message
+    assert not (tmp_path / "a.onnx").exists()

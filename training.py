@@ -209,6 +209,7 @@ def fit(
     step_every = utils.get_step_every(scheduler, step_every)
     normalisation = _normalisation(train_loader, normalisation)
     folder, loaders = Path(folder), (train_loader, validation_loader)
+    steps = len(train_loader) if step_every == "batch" else 1  # of the scheduler, an epoch
     history, best_loss = {name: [] for name in COLUMNS}, math.inf
 
     def save(name):
@@ -225,9 +226,9 @@ def fit(
                     f"{folder / LAST} can't be resumed from: its images were normalised by"
                     f" {tuple(content['normalisation'])}, and these are by {normalisation}: give the same."
                 )
-            _check_steps(folder / LAST, scheduler, step_every, len(history["rate"]), len(train_loader))
+            _check_steps(folder / LAST, scheduler, len(history["rate"]), steps)
         model.normalisation = normalisation
-        _check_plan(scheduler, step_every, epochs, len(train_loader))
+        _check_plan(scheduler, epochs, steps)
         if not resume:
             _set_aside(folder)
         _sweep(folder)
@@ -344,23 +345,22 @@ def _normalise_steps(transform):
         yield from _normalise_steps(step)
 
 
-def _check_steps(path, scheduler, step_every, epochs, batches):
-    """Refuse loaders of other lengths than those that the scheduler has counted."""
-    steps = epochs * (batches if step_every == "batch" else 1)
-    made = getattr(scheduler, "last_epoch", steps)  # a ChainedScheduler counts none
-    if made != steps:
+def _check_steps(path, scheduler, epochs, steps):
+    """Refuse loaders of other lengths than those that the scheduler has counted; it makes so many steps an epoch."""
+    made = getattr(scheduler, "last_epoch", epochs * steps)  # a ChainedScheduler counts none
+    if made != epochs * steps:
         raise CheckpointError(
             f"{path} can't be resumed from: its scheduler made {made} steps, and {epochs} epochs are"
-            f" {steps} of them here: give a loader with the same batches, and the same step_every."
+            f" {epochs * steps} of them here: give a loader with the same batches, and the same step_every."
         )
 
 
-def _check_plan(scheduler, step_every, epochs, batches):
+def _check_plan(scheduler, epochs, steps):
     """Refuse a cycle that ends before the training does."""
-    total, steps = getattr(scheduler, "total_steps", None), epochs * (batches if step_every == "batch" else 1)
-    if total is not None and total < steps:
+    total = getattr(scheduler, "total_steps", None)
+    if total is not None and total < epochs * steps:
         raise ValueError(
-            f"The scheduler's one cycle ends after {total * epochs / steps:g} epochs, and can't be prolonged to"
+            f"The scheduler's one cycle ends after {total / steps:g} epochs, and can't be prolonged to"
             f" {epochs}: train for no more, or start anew with total_steps=epochs * len(train_loader)."
         )
 

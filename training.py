@@ -84,6 +84,23 @@ RECIPES = {
         "arch": "Net", "epochs": 1, "batch_size": 64, "augmentation": GENTLE,
         "optimizer": ADAMW, "scheduler": ONE_CYCLE, "loss": "nll_loss",
     },
+    # fast1 with one of its four changes against s5 taken back, for the ablation in session 5; rates chosen anew
+    "fast1-batch512": {
+        "arch": "Net", "epochs": 1, "batch_size": 512, "augmentation": GENTLE,
+        "optimizer": {**ADAMW, "learningrate": 0.006}, "scheduler": ONE_CYCLE, "loss": "nll_loss",
+    },
+    "fast1-sgd": {
+        "arch": "Net", "epochs": 1, "batch_size": 64, "augmentation": GENTLE,
+        "optimizer": {"optname": "SGD", "learningrate": 0.03}, "scheduler": ONE_CYCLE, "loss": "nll_loss",
+    },
+    "fast1-constant": {
+        "arch": "Net", "epochs": 1, "batch_size": 64, "augmentation": GENTLE,
+        "optimizer": {**ADAMW, "learningrate": 0.001}, "loss": "nll_loss",
+    },
+    "fast1-classic-augmentation": {
+        "arch": "Net", "epochs": 1, "batch_size": 64, "augmentation": (),
+        "optimizer": ADAMW, "scheduler": ONE_CYCLE, "loss": "nll_loss",
+    },
     "fast2": {
         "arch": "Net", "epochs": 2, "batch_size": 128, "augmentation": GENTLE,
         "optimizer": {**ADAMW, "betas": (0.9, 0.98)}, "scheduler": ONE_CYCLE, "loss": "nll_loss",

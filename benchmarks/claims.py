@@ -1,7 +1,7 @@
-"""The tables of both READMEs, made from the kept results.
+"""The tables of both READMEs, made from the kept results, and the durations that the sessions name.
 
     python benchmarks/claims.py            # the table of what holds besides accuracy and speed
-    python benchmarks/claims.py --write    # all tables, into README.md and benchmarks/README.md
+    python benchmarks/claims.py --write    # all tables, into both READMEs; durations, into the sessions
 
 A table stands between `<!-- name: … -->` and `<!-- end -->`; tests/test_readme.py compares each with its results.
 """
@@ -95,6 +95,16 @@ def sessions(text):
     return text
 
 
+def time_line(session):
+    """What the first cell of a session says about its duration."""
+    with_bf16, without = speed.durations(kept("sessions"), speed.kept())[session]
+    other = "not measured" if without is None else f"about {without:.0f}"
+    return (
+        f"**Time:** {with_bf16:.0f} minutes on two CPU cores with bfloat16 arithmetic, {other} without;"
+        " seconds with `SMOKE=1`."
+    )
+
+
 FIRST = ("mlp", "cnn", "image-classifier", "s5", "fast1", "fast2")  # the recipes in README.md
 SECTIONS = {  # file → name → what makes the section of its present text
     "README.md": {
@@ -123,6 +133,9 @@ def write(root=HERE.parent):
         for name, make in makers.items():
             text = section(name).sub(lambda found, make=make: f"{found[1]}{make(found[2])}\n{found[3]}", text)
         path.write_text(text, encoding="utf-8")
+    for path in root.glob("S[0-9].ipynb"):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(re.sub(r"\*\*Time:\*\*[^\"\\]*", time_line(path.stem), text), encoding="utf-8")
 
 
 def main(arguments=None):

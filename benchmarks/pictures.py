@@ -4,7 +4,7 @@
     python benchmarks/pictures.py --times   # the sessions' durations too, after full runs on a quiet machine with bf16
 
 A notebook's duration is the sum of its cells', as `jupyter execute` notes them in the notebook; it is kept in
-benchmarks/results/sessions.json.
+benchmarks/results/sessions.json. The clock times themselves are taken out of the notebooks.
 """
 
 import argparse
@@ -62,6 +62,15 @@ def durations():
     return found
 
 
+def strip():
+    """Take the clock times out of the notebooks."""
+    for path in ROOT.glob("S[0-9].ipynb"):
+        notebook = json.loads(path.read_text(encoding="utf-8"))
+        for cell in notebook["cells"]:
+            cell["metadata"].pop("execution", None)
+        path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", action="store_true", help="keep the sessions' durations too")
@@ -73,6 +82,7 @@ def main(arguments=None):
     if options.times:
         SESSIONS.write_text(json.dumps(durations(), indent=1) + "\n", encoding="utf-8")
         print(SESSIONS.relative_to(ROOT))
+    strip()
 
 
 if __name__ == "__main__":

@@ -273,7 +273,7 @@ FAULTS = {  # (file, the tests that should notice, without test_ and .py) → fa
         Fault("percent where a fraction was promised", "return percent / 100", "return percent"),
         Fault("one image less", "images[:num_images]", "images[: num_images - 1]"),
     ],
-    ("exercises.py", "exercises"): [
+    ("exercises/checking.py", "exercises"): [
         Fault(
             "near whole numbers are right",
             "torch.equal(answer, expected) if exact else torch.allclose",
@@ -285,7 +285,25 @@ FAULTS = {  # (file, the tests that should notice, without test_ and .py) → fa
             "    answer, expected = torch.broadcast_tensors(answer, expected)\n",
         ),
         Fault("the first of several answers will do", "len(answer) == len(expected) and ", ""),
-        Fault("off by a percent is right", "rtol=1e-4", "rtol=1e-2"),
+        Fault(
+            "off by a percent is right",
+            "if exact else torch.allclose(answer, expected, rtol=1e-4",
+            "if exact else torch.allclose(answer, expected, rtol=1e-2",
+        ),
+        Fault("a slip is not recognised", "        if same(answer, slip):", "        if False:"),
+        Fault("banned names are allowed", "if name := _uses(function, banned):", "if name := None:"),
+        Fault("banned names hide in a helper", "                todo.append(value)", "                pass"),
+        Fault("banned names hide in an inner function", "            yield from _names(constant)", "            pass"),
+        Fault("banned names hide behind another name", "if name in banned or called in banned:", "if name in banned:"),
+        Fault("arguments may be changed", "if not same(list(arguments), list(case)):", "if False:"),
+        Fault("one case is enough", "    if all(right):", "    if any(right):"),
+        Fault("the answer is disclosed", 'return "too large." if', 'return f"it is {expected}." if'),
+    ],
+    ("benchmarks/prose.py", "notebooks"): [
+        Fault("any rounding will do", "half = 0.5000001", "half = 5"),
+        Fault("a share explains any number", "(1, 100) if number.endswith", "(1, 100) if number or number.endswith"),
+        Fault("pictures explain numbers", 'if kind.startswith("text/")', "if kind"),
+        Fault("years with a unit are left out", "|\\s*(?:{UNITS}))", ")"),
     ],
     ("checks.py", "session1 model dataset"): [
         Fault(

@@ -180,6 +180,33 @@ def test_minutes_are_the_sum_of_the_cells():
     assert pictures.minutes({"cells": cells[:1]}) is None
 
 
+def test_clock_times_are_taken_out_and_nothing_else(monkeypatch, tmp_path):
+    monkeypatch.setattr(pictures, "ROOT", tmp_path)
+    cell = {"cell_type": "code", "metadata": {"tags": ["setup"]}, "source": ["x = '×'"], "outputs": []}
+    timed = {**cell, "metadata": {"execution": {"shell.execute_reply": "2026-01-01T10:00:00Z"}, "tags": ["setup"]}}
+    (tmp_path / "S1.ipynb").write_text(json.dumps({"cells": [timed], "nbformat": 4}), encoding="utf-8")
+    pictures.strip()
+    assert json.loads((tmp_path / "S1.ipynb").read_text(encoding="utf-8")) == {"cells": [cell], "nbformat": 4}
+
+
+def test_sessions_name_their_durations(monkeypatch, tmp_path):
+    monkeypatch.setattr(claims, "SECTIONS", {})
+    monkeypatch.setattr(speed, "durations", lambda minutes, results: {"S1": (12.6, None), "S2": (2.4, 7.7)})
+    before = {"S1": "**Time:** 99 minutes.", "S2": "**Time:** 1 minute;\nmore"}
+    after = {
+        "S1": "**Time:** 13 minutes on two CPU cores with bfloat16 arithmetic, not measured without; seconds with"
+        " `SMOKE=1`.",
+        "S2": "**Time:** 2 minutes on two CPU cores with bfloat16 arithmetic, about 8 without; seconds with"
+        " `SMOKE=1`.\nmore",
+    }
+    for name, text in before.items():
+        (tmp_path / f"{name}.ipynb").write_text(json.dumps({"source": [f"a\n{text}"]}), encoding="utf-8")
+    claims.write(tmp_path)
+    for name, text in after.items():
+        notebook = json.loads((tmp_path / f"{name}.ipynb").read_text(encoding="utf-8"))
+        assert notebook == {"source": [f"a\n{text}"]}
+
+
 def test_durations_stay_where_none_are_noted(monkeypatch, tmp_path):
     monkeypatch.setattr(pictures, "ROOT", tmp_path)
     monkeypatch.setattr(pictures, "SESSIONS", tmp_path / "sessions.json")

@@ -75,13 +75,15 @@ def _stretch_near_100(ax):
     if len(ticks) > 1:
         ax.yaxis.set_major_locator(FixedLocator(ticks))
     ax.yaxis.set_major_formatter("{x:g}")
+    ax.set_ylabel(f"{ax.get_ylabel()}, stretched towards 100")
 
 
 def post_recipes(recipes):
     """Two axes that compare recipes: test accuracy against training seconds, rate over the run.
 
     `recipes`: name → {"seconds", "accuracy", "rates"}, each a sequence with one number a point: the
-    training time until then, the test accuracy in %, the learning rate.
+    training time until then, the test accuracy in %, the learning rate. Rates are drawn in percent of each
+    recipe's highest, which the legend names: those of different optimizers are not the same thing.
     """
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
@@ -90,9 +92,10 @@ def post_recipes(recipes):
             left.plot(list(recipe["seconds"]), accuracy, label=name, **style)
             # Each rate holds until the next point; the last one until the end of the run.
             fraction = [100 * i / len(rates) for i in range(len(rates) + 1)]
-            right.plot(fraction, [*rates, rates[-1]], label=name, drawstyle="steps-post", **style)
+            relative = [100 * rate / max(rates) for rate in [*rates, rates[-1]]]
+            right.plot(fraction, relative, label=f"{name} (100 %: {max(rates):.2g})", drawstyle="steps-post", **style)
         left.set(title="Accuracy over time", xlabel="training time (s)", ylabel="test accuracy (%)", xscale="log")
-        right.set(title="Learning rate", xlabel="fraction of the run (%)", ylabel="learning rate")
+        right.set(title="Learning rate", xlabel="fraction of the run (%)", ylabel="rate (% of its highest)")
         _stretch_near_100(left)
         for ax in (left, right):
             ax.legend()

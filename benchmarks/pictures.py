@@ -20,7 +20,7 @@ CELLS = {  # picture → notebook, and a piece of the source of the cell that dr
     "augmented.png": ("S5", 'figure = post_display(get_MNISTdataset_with_loader("train"'),
     "curves.png": ("S5", "figure = post_accuracyplots("),
     "recipes.png": ("S5", "figure = post_recipes("),
-    "explanations.png": ("S5", "figure, _ = explanations("),
+    "explanations.png": ("S5", "figure, maps = explanations("),
     "photos.png": ("S4", "figure = post_images([*pictures, *seen]"),
 }
 

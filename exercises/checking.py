@@ -52,6 +52,8 @@ def same(answer, expected):
     """Is the answer the expected one, as `judge_value` compares?"""
     if isinstance(answer, list | tuple) and isinstance(expected, list | tuple):
         return len(answer) == len(expected) and all(map(same, answer, expected))
+    if isinstance(answer, dict) and isinstance(expected, dict):
+        return answer.keys() == expected.keys() and all(same(answer[key], expected[key]) for key in expected)
     if isinstance(answer, str) or isinstance(expected, str):
         return isinstance(answer, str) and isinstance(expected, str) and answer == expected
     try:

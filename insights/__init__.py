@@ -5,14 +5,23 @@ Each figure is returned as `(figure, numbers)`, numbers in a dict, and none is s
 log-probabilities `(N, 10)` for normalised images `(N, 1, 28, 28)`, as all of `model.py` do; it is
 used as a copy, in evaluation mode and on the device where it is, so that it stays as it was.
 
-`answers`: predictions, confusion matrix, mistakes, embedding; `inside`: filters, feature maps, Grad-CAM,
-occlusion, receptive fields; `calibration`, `robustness`; `report`: all of it as a page. A figure that this
-model or data cannot have raises `DoesNotApply`, a ValueError.
+`answers`: predictions, confusion matrix, mistakes, embedding; `inside`: the network as blocks, filters, feature
+maps, Grad-CAM, occlusion, receptive fields; `calibration`, `robustness`; `report`: all of it as a page. A figure
+that this model or data cannot have raises `DoesNotApply`, a ValueError.
 """
 
 from insights.answers import Predictions, confusion, embedding, gallery, predictions
 from insights.calibration import apply_temperature, calibration, fit_temperature, reliability
-from insights.inside import DoesNotApply, explanations, feature_maps, filters, grad_cam, occlusion, receptive_field
+from insights.inside import (
+    DoesNotApply,
+    explanations,
+    feature_maps,
+    filters,
+    grad_cam,
+    network_blocks,
+    occlusion,
+    receptive_field,
+)
 from insights.robustness import DISTORTIONS, robustness
 from training import rate_range
 
@@ -30,6 +39,7 @@ __all__ = [
     "fit_temperature",
     "gallery",
     "grad_cam",
+    "network_blocks",
     "occlusion",
     "predictions",
     "rate_range",

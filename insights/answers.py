@@ -17,6 +17,8 @@ from insights.inside import DoesNotApply, device_of, evaluation_copy
 from plots import CURVES, STYLE, TEST_STYLE, VALUES
 from utils import autocast, memory_format
 
+CLASSES = "tab10"  # the colour map of ten classes: qualitative, since none is more than another
+
 # ------------------------------------------------------------------------------------------------
 # Predictions
 # ------------------------------------------------------------------------------------------------
@@ -215,16 +217,17 @@ def embedding(answers, images=2000):
         raise DoesNotApply(f"An embedding needs at least 5 images, not {len(part)}.")
     perplexity = min(30, (len(part) - 1) / 3)
     points = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(part.features.numpy())
-    colours = plt.get_cmap(VALUES)(np.linspace(0, 0.9, len(answers.classes)))
+    colours = plt.get_cmap(CLASSES).colors
     with plt.rc_context(STYLE):
         figure, ax = plt.subplots(figsize=(7, 6.4), layout="constrained")
         for i, name in enumerate(answers.classes):
             x, y = points[(part.labels == i).numpy()].T
             marker = f"${name}$" if len(name) == 1 else f"${i}$"
-            ax.scatter(x, y, s=28, marker=marker, color=colours[i], linewidths=0)
+            colour = colours[i % len(colours)]
+            ax.scatter(x, y, s=28, marker=marker, color=colour, linewidths=0)
             if len(x):
                 edge = [withStroke(linewidth=4, foreground="white")]
-                at = {"ha": "center", "va": "center", "path_effects": edge}
+                at = {"color": colour, "ha": "center", "va": "center", "path_effects": edge}
                 size = "xx-large" if len(name) == 1 else "medium"
                 ax.text(np.median(x), np.median(y), name, size=size, weight="bold", **at)
         x, y = points[~part.right.numpy()].T

@@ -1,4 +1,4 @@
-"""What happens between image and prediction: filters, feature maps, Grad-CAM, occlusion, receptive fields.
+"""What happens between image and prediction: blocks, filters, feature maps, Grad-CAM, occlusion, receptive fields.
 
 Each figure is returned as `(figure, numbers)`, numbers in a dict. A model is a network of `model.py` or one
 of its kind: images `(N, 1, 28, 28)`, normalised, in, log-probabilities `(N, 10)` out, its layers a chain.
@@ -6,6 +6,7 @@ It is used as a copy, in evaluation mode and on the device where it is, so that 
 """
 
 import copy
+import math
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -158,6 +159,78 @@ def _convolutional(recorder, what):
     if not found:
         raise DoesNotApply(f"{what} needs a convolution, and this model has none: give a convolutional model.")
     return found
+
+
+# ------------------------------------------------------------------------------------------------
+# The network as blocks
+# ------------------------------------------------------------------------------------------------
+
+
+def network_blocks(model):
+    """The network as a row of blocks: each feature tensor with its shape, on the arrow the layer that makes it.
+
+    A block is as high as the maps' side and as wide as the logarithm of their number; a plain column is a row
+    of numbers. Above an arrow: the layer's name, what it is, its window; below: its parameters. ReLU and the
+    like leave the shape as it is, and are not drawn. Returns `(figure, {"blocks": rows})`, a row a block: `name`,
+    `kind`, `kernel`, `parameters` (weights and biases of this layer), `shape` (`(C, H, W)` or `(C,)`). Raises
+    DoesNotApply for a model without convolution, pooling or linear layers, or one with branches.
+    """
+    recorder = trace(model, torch.zeros(1, 1, 28, 28))
+    if not recorder.layers or not recorder.chain:
+        raise DoesNotApply("Blocks are drawn for a chain of convolutions, poolings and linear layers.")
+    modules = dict(model.named_modules())
+    rows = [{"name": "", "kind": "image", "kernel": None, "parameters": 0, "shape": (1, 28, 28)}]
+    for layer in recorder.layers:
+        if layer.kind == "linear" and len(before := rows[-1]["shape"]) == 3:
+            flat = {"name": "", "kind": "flatten", "kernel": None, "parameters": 0, "shape": (math.prod(before),)}
+            rows.append(flat)
+        name = layer.name.split(" ")[0]  # of a layer that runs again, "pool (2)"
+        kind = {"convolution": "conv"}.get(layer.kind, layer.kind)
+        if kind == "pooling":
+            called = type(modules[name]).__name__ if name in modules else name
+            kind = "max pool" if "max" in called.lower() else "mean pool"
+        parameters = sum(p.numel() for p in modules[name].parameters()) if name in modules else 0
+        shape = tuple(layer.output.shape[1:])
+        name = name if name in modules else ""
+        rows.append({"name": name, "kind": kind, "kernel": layer.kernel, "parameters": parameters, "shape": shape})
+    return _blocks_figure(model, rows), {"blocks": rows}
+
+
+def _blocks_figure(model, rows):
+    total = 10.0  # in inches, as is everything here
+    sizes = []  # width, height, and how far the top and the right side reach to the back
+    for row in rows:
+        if len(row["shape"]) == 3:
+            height = max(0.1, 1.5 * row["shape"][1] / 28)
+            sizes.append((0.06 * math.log2(1 + row["shape"][0]), height, 0.12 * height))
+        else:
+            sizes.append((0.1, 0.13 * math.log2(1 + row["shape"][0]), 0))
+    gap = (total - 0.7 - sum(width + back for width, _, back in sizes)) / (len(rows) - 1)
+    figure, ax = plt.subplots(figsize=(total, 2.6), layout="constrained")
+    x, small = 0.35, {"ha": "center", "fontsize": 8.5}
+    for row, (width, height, back) in zip(rows, sizes, strict=True):
+        if row["kind"] != "image":
+            ax.annotate("", (x, 0), (x - gap, 0), arrowprops={"arrowstyle": "-|>", "color": "0.3", "shrinkA": 3})
+            window = f"{row['kernel']}×{row['kernel']}" if row["kernel"] else None
+            words = "\n".join(filter(None, (row["name"], row["kind"], window)))
+            ax.text(x - gap / 2, 0.06, words, va="bottom", **small)
+            if row["parameters"]:
+                ax.text(x - gap / 2, -0.07, f"{row['parameters']:,}", va="top", color="0.3", **small)
+        low, high, right = -height / 2, height / 2, x + width
+        faces = {  # colour → corners: the front, the top, the right side
+            "#7fb8da": [(x, low), (right, low), (right, high), (x, high)],
+            "#b5d8ec": [(x, high), (right, high), (right + back, high + back), (x + back, high + back)],
+            "#4a8db5": [(right, low), (right + back, low + back), (right + back, high + back), (right, high)],
+        }
+        for colour, corners in faces.items():
+            ax.add_patch(plt.Polygon(corners, facecolor=colour, edgecolor="black", linewidth=0.7))
+        ax.text(x + (width + back) / 2, -0.95, "×".join(f"{size:,}" for size in row["shape"]), ha="center", va="top")
+        x = right + back + gap
+    count = sum(p.numel() for p in model.parameters())
+    ax.set_title(f"{type(model).__name__}: {count:,} parameters (below an arrow: those of its layer)")
+    ax.set(xlim=(0, total), ylim=(-1.2, 1), aspect="equal")
+    ax.axis("off")
+    return figure
 
 
 # ------------------------------------------------------------------------------------------------

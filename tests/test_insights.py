@@ -585,6 +585,75 @@ def test_feature_maps_are_what_each_layer_gives(answers):
         insights.feature_maps(nn.Flatten(), image)
 
 
+def traced(model):
+    """The shapes that the modules give and get, by hooks: where one's output is not the next one's input, both."""
+    shapes = [(1, 28, 28)]
+
+    def note(module, given, output):
+        for shape in (tuple(given[0].shape[1:]), tuple(output.shape[1:])):
+            if shape != shapes[-1]:
+                shapes.append(shape)
+
+    leaves = [module for module in model.modules() if not list(module.children())]
+    handles = [module.register_forward_hook(note) for module in leaves]
+    model(torch.zeros(1, 1, 28, 28))
+    for handle in handles:
+        handle.remove()
+    return shapes
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "stand-in"])
+def test_blocks_have_the_shapes_that_hooks_see_and_all_parameters(architecture):
+    model = {**ARCHITECTURES, "stand-in": small}[architecture]().eval()
+    expected = [shape for shape in traced(model) if shape != (10,)]
+    model.train()
+    before = torch.get_rng_state()
+    figure, numbers = insights.network_blocks(model)
+    rows = numbers["blocks"]
+    changed = [row["shape"] for i, row in enumerate(rows) if i == 0 or row["shape"] != rows[i - 1]["shape"]]
+    changed = [shape for shape in changed if shape != (10,)]
+    for i in range(len(changed) - 1, 0, -1):  # what F.max_pool2d hands to torch.flatten no hook sees
+        if changed[i - 1] not in expected:
+            assert changed[i] == (math.prod(changed[i - 1]),)
+            del changed[i - 1]
+    assert changed == expected
+    own = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert [row["parameters"] for row in rows if row["parameters"]] == [
+        sum(p.numel() for p in module.parameters()) for module in own
+    ]
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert [text for text in texts if text == "1×28×28"] == ["1×28×28"]
+    for row in rows:
+        assert "×".join(f"{size:,}" for size in row["shape"]) in texts
+        assert row["parameters"] == 0 or f"{row['parameters']:,}" in texts
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_blocks_name_the_layers_on_their_arrows():
+    rows = insights.network_blocks(CNN())[1]["blocks"]
+    assert [(row["name"], row["kind"], row["kernel"]) for row in rows] == [
+        ("", "image", None),
+        ("conv1", "conv", 3),
+        ("", "max pool", 2),
+        ("conv2", "conv", 3),
+        ("", "max pool", 2),
+        ("", "flatten", None),
+        ("fc1", "linear", None),
+        ("fc2", "linear", None),
+    ]
+    assert [row["shape"] for row in rows[-4:]] == [(64, 7, 7), (3136,), (128,), (10,)]
+    assert ("layers.6", "mean pool", 22) in [
+        (row["name"], row["kind"], row["kernel"]) for row in insights.network_blocks(ImageClassifier())[1]["blocks"]
+    ]
+    branched = Branches(torch.add)
+    branched(torch.rand(1, 1, 28, 28))
+    for model in (branched, nn.Flatten()):
+        with pytest.raises(insights.DoesNotApply, match="Blocks are drawn for a chain"):
+            insights.network_blocks(model)
+
+
 # Layers: Grad-CAM, occlusion --------------------------------------------------------------------
 
 
@@ -729,7 +798,7 @@ def test_every_architecture_is_looked_into(architecture, digits):
     last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1].cpu()
     torch.testing.assert_close(F.log_softmax(last(answers.features), dim=1), answers.log_probabilities)
     last.to(utils.get_device())
-    figures = [insights.feature_maps(model, answers.images[0])]
+    figures = [insights.feature_maps(model, answers.images[0]), insights.network_blocks(model)]
     if architecture == "MLP":
         figures.append(insights.explanations(model, answers.images[:2], maps=("occlusion",)))
     else:

@@ -550,7 +550,7 @@ def test_curves_have_named_axes_and_the_data():
     assert (loss.get_title(), loss.get_xlabel()) == ("Loss", "epoch")
     assert loss.get_ylabel() == "mean negative log-likelihood"
     assert (accuracy.get_title(), accuracy.get_xlabel()) == ("Accuracy", "epoch")
-    assert accuracy.get_ylabel() == "accuracy (%)"
+    assert accuracy.get_ylabel() == "accuracy (%), stretched towards 100"
     for ax, pair in ((loss, lists[:2]), (accuracy, lists[2:])):
         assert [line.get_label() for line in ax.lines] == ["training", "test"]
         assert [text.get_text() for text in ax.get_legend().get_texts()] == ["training", "test"]
@@ -584,11 +584,14 @@ def test_recipes_are_compared_over_seconds_and_the_fraction_of_the_run():
         }
     )
     accuracy, rate = figure.axes
-    assert (accuracy.get_xlabel(), accuracy.get_ylabel()) == ("training time (s)", "test accuracy (%)")
-    assert (rate.get_xlabel(), rate.get_ylabel()) == ("fraction of the run (%)", "learning rate")
+    assert (accuracy.get_xlabel(), accuracy.get_ylabel()) == ("training time (s)", "test accuracy (%), stretched towards 100")
+    assert (rate.get_xlabel(), rate.get_ylabel()) == ("fraction of the run (%)", "rate (% of its highest)")
     assert [line.get_label() for line in accuracy.lines] == ["slow", "quick"]
     assert accuracy.lines[1].get_xydata().tolist() == [[1, 80], [2, 90], [3, 95], [4, 99]]
-    assert rate.lines[0].get_xydata().tolist() == [[0, 0.1], [50, 0.01], [100, 0.01]]
+    assert [line.get_label() for line in rate.lines] == ["slow (100 %: 0.1)", "quick (100 %: 3)"]
+    for line, rates in zip(rate.lines, ([100, 10, 10], [100 / 3, 100, 200 / 3, 0, 0]), strict=True):
+        assert line.get_xdata().tolist() == [100 * i / (len(rates) - 1) for i in range(len(rates))]
+        assert line.get_ydata().tolist() == pytest.approx(rates)
 
 
 def test_nothing_to_plot_is_said():

@@ -97,8 +97,8 @@ def post_recipes(recipes):
         left.set(title="Accuracy over time", xlabel="training time (s)", ylabel="test accuracy (%)", xscale="log")
         right.set(title="Learning rate", xlabel="fraction of the run (%)", ylabel="rate (% of its highest)")
         _stretch_near_100(left)
-        for ax in (left, right):
-            ax.legend()
+        left.legend()
+        right.legend(loc="lower center")
     return figure
 
 

@@ -270,6 +270,7 @@ def test_embedding_keeps_groups_apart_and_is_the_same_each_time():
     *clouds, circles = figure.axes[0].collections
     for label, cloud in enumerate(clouds):
         np.testing.assert_allclose(cloud.get_offsets(), points[labels[:60] == label], rtol=1e-6)
+    assert len({tuple(cloud.get_facecolor()[0]) for cloud in clouds}) == 10
     np.testing.assert_allclose(circles.get_offsets(), points[7:8], rtol=1e-6)
     assert circles.get_label() == "1 misclassified"
     assert "60 images" in figure.axes[0].get_title()

@@ -584,7 +584,10 @@ def test_recipes_are_compared_over_seconds_and_the_fraction_of_the_run():
         }
     )
     accuracy, rate = figure.axes
-    assert (accuracy.get_xlabel(), accuracy.get_ylabel()) == ("training time (s)", "test accuracy (%), stretched towards 100")
+    assert (accuracy.get_xlabel(), accuracy.get_ylabel()) == (
+        "training time (s)",
+        "test accuracy (%), stretched towards 100",
+    )
     assert (rate.get_xlabel(), rate.get_ylabel()) == ("fraction of the run (%)", "rate (% of its highest)")
     assert [line.get_label() for line in accuracy.lines] == ["slow", "quick"]
     assert accuracy.lines[1].get_xydata().tolist() == [[1, 80], [2, 90], [3, 95], [4, 99]]

@@ -2,6 +2,7 @@
 
     python benchmarks/accuracy.py --recipe s5 --seeds 3
     python benchmarks/accuracy.py --recipe s5 --seeds 3 --validation   # to choose by
+    python benchmarks/accuracy.py --recipe s5 --seeds 1 --validation --rate 0.02   # at another learning rate
     python benchmarks/accuracy.py --table                              # the table of the kept results
 
 The test set is used once for each seed, after the last epoch. A run with at least three seeds on the
@@ -106,6 +107,7 @@ def main(arguments=None):
     parser.add_argument("--recipe", choices=RECIPES, help="what to train")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 1 … N (default 3)")
     parser.add_argument("--validation", action="store_true", help=f"evaluate on {HOLDOUT:,} held-out training images")
+    parser.add_argument("--rate", type=float, help="another learning rate than the recipe's, with --validation")
     parser.add_argument("--table", action="store_true", help="print the table of the kept results")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the figures")
     options = parser.parse_args(arguments)
@@ -114,6 +116,11 @@ def main(arguments=None):
         return 0
     if options.recipe is None or options.seeds < 1:
         parser.error("name a --recipe and at least one seed, or ask for the --table")
+    if options.rate is not None:
+        if not options.validation:
+            parser.error("a recipe is measured at its own rate: to choose another --rate, add --validation")
+        recipe = RECIPES[options.recipe]
+        RECIPES[options.recipe] = {**recipe, "optimizer": {**recipe["optimizer"], "learningrate": options.rate}}
     try:
         result = measure(options.recipe, options.seeds, validation=options.validation)
     except OSError as problem:

@@ -272,6 +272,21 @@ def test_only_whole_measurements_on_the_test_set_are_kept(monkeypatch, tmp_path)
     assert json.loads((tmp_path / "accuracy-s5.json").read_text(encoding="utf-8")) == {"recipe": "s5", "n": 3}
 
 
+def test_another_rate_is_tried_on_validation_images_only(monkeypatch, capsys):
+    monkeypatch.setitem(RECIPES, "tiny", {**RECIPES["fast1"], "arch": "MLP"})
+    tried = []
+    monkeypatch.setattr(accuracy, "measure", lambda name, seeds, **options: tried.append((RECIPES[name], options)))
+    assert accuracy.main(["--recipe", "tiny", "--seeds", "1", "--validation", "--rate", "0.02"]) == 0
+    ((recipe, options),) = tried
+    assert options == {"validation": True}
+    assert recipe["optimizer"] == {"optname": "AdamW", "learningrate": 0.02, "weight_decay": 0.05}
+    assert RECIPES["fast1"]["optimizer"]["learningrate"] == 0.003
+    with pytest.raises(SystemExit) as stop:
+        accuracy.main(["--recipe", "tiny", "--rate", "0.02"])
+    assert stop.value.code == 2
+    assert "add --validation" in capsys.readouterr().err
+
+
 def test_a_recipe_is_trained_and_summed_up(monkeypatch, capsys):
     """The benchmark itself, on the embedded digits, with two seeds."""
     monkeypatch.setitem(RECIPES, "tiny", {**RECIPES["fast1"], "arch": "MLP", "batch_size": 32})

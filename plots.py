@@ -87,8 +87,10 @@ def post_recipes(recipes):
     """
     with plt.rc_context(STYLE):
         figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-        for (name, recipe), style in zip(recipes.items(), (TRAIN_STYLE, TEST_STYLE), strict=True):
+        errors = []
+        for (name, recipe), style in zip(recipes.items(), CURVES[:2], strict=True):
             accuracy, rates = list(recipe["accuracy"]), list(recipe["rates"])
+            errors += [100 - value for value in accuracy]
             left.plot(list(recipe["seconds"]), accuracy, label=name, **style)
             # Each rate holds until the next point; the last one until the end of the run.
             fraction = [100 * i / len(rates) for i in range(len(rates) + 1)]
@@ -96,9 +98,10 @@ def post_recipes(recipes):
             right.plot(fraction, relative, label=f"{name} (100 %: {max(rates):.2g})", drawstyle="steps-post", **style)
         left.set(title="Accuracy over time", xlabel="training time (s)", ylabel="test accuracy (%)", xscale="log")
         right.set(title="Learning rate", xlabel="fraction of the run (%)", ylabel="rate (% of its highest)")
+        left.set_ylim(100 - 1.25 * max(errors), 100 - 0.8 * min(errors))
         _stretch_near_100(left)
         left.legend()
-        right.legend(loc="lower center")
+        right.legend(loc="lower center", bbox_to_anchor=(0.46, 0))
     return figure
 
 

@@ -5,8 +5,11 @@ never the answer. Those of Session 1 stand in s1.py under their numbers, `JUDGES
 """
 
 import copy
+import dis
 import importlib
-from types import CodeType, FunctionType
+import re
+from functools import partial
+from types import CodeType, FunctionType, MethodType, ModuleType
 
 import torch
 
@@ -19,6 +22,8 @@ def check(exercise, *answer):
     """
     session, _, number = str(exercise).partition(".")
     try:
+        if not re.fullmatch(r"[Ss]\d+", session):
+            raise ValueError
         judge = importlib.import_module(f"exercises.{session.lower()}").JUDGES[int(number)]
     except (ImportError, KeyError, ValueError):
         raise ValueError(f"There is no exercise {exercise!r}: write session and number, as in 'S1.2'.") from None
@@ -88,6 +93,8 @@ def _difference(answer, expected):
             return f"{len(wrong)} of {len(expected)} values are wrong, the first at index {wrong[0]}."
         i, pair = next((i, pair) for i, pair in enumerate(zip(answer, expected, strict=True)) if not same(*pair))
         return f"at index {i}: {_difference(*pair)}"
+    if isinstance(expected, list | tuple) and any(isinstance(value, torch.Tensor | list | tuple) for value in expected):
+        return f"a {type(answer).__name__}, expected {len(expected)} values."
     if isinstance(expected, str):
         return f"{answer!r} is not it." if isinstance(answer, str) else f"a {type(answer).__name__}, expected a word."
     try:
@@ -154,28 +161,75 @@ def judge_function(function, cases, reference, slips=None, banned=()):
 
 
 def _uses(function, banned):
-    """The first banned name that the function, or one of the same notebook that it calls, uses; else None."""
-    if getattr(function, "__name__", None) in banned:
+    """The first banned name that the function uses, itself or by way of what the student has written; else None.
+
+    Functions of the notebook are looked into, whatever they are called, and so are classes of the notebook, and
+    objects and partial functions that it has made. What stands in a module's file goes by its name.
+    """
+    home, seen, todo = getattr(function, "__globals__", None), [], [(None, function)]
+    if "__file__" in (home or {}) and function.__name__ in banned:
         return function.__name__
-    seen, todo = set(), [function]
     while todo:
-        function = todo.pop()
-        if not isinstance(function, FunctionType) or function in seen:
+        name, value = todo.pop(0)
+        if isinstance(value, FunctionType) and (value.__globals__ is home or _of_a_notebook(value.__globals__)):
+            if all(value is not other for other in seen):
+                seen.append(value)
+                todo += loaded(value)
             continue
-        seen.add(function)
-        for name in _names(function.__code__):
-            value = function.__globals__.get(name)
-            called = getattr(value, "__name__", name)
-            if name in banned or called in banned:
-                return name
-            if isinstance(value, FunctionType) and value.__globals__ is function.__globals__:
-                todo.append(value)
+        called = getattr(value, "__name__", None)
+        if (name in banned or called in banned) and (callable(value) or isinstance(value, ModuleType)):
+            return name or called
+        kinds = value.__mro__ if isinstance(value, type) else type(value).__mro__
+        if made := next((kind.__name__ for kind in kinds if kind.__name__ in banned), None):
+            return made
+        if isinstance(value, str | torch.Tensor | ModuleType) or any(value is other for other in seen):
+            continue
+        seen.append(value)
+        todo += [(None, part) for part in _inside(value)]
     return None
 
 
-def _names(code):
-    """The names that the code uses, with those of functions inside it."""
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _names(constant)
+def _of_a_notebook(names):
+    return "__file__" not in names
+
+
+def loaded(function):
+    """The (name, value) of all that the function loads and holds; of an attribute its name is the only clue."""
+    held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for cell in function.__closure__ or ():
+        try:
+            held.append(cell.cell_contents)
+        except ValueError:  # empty so far
+            continue
+    codes = [function.__code__]
+    for code in codes:
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+        for step in dis.get_instructions(code):
+            if step.opname in ("LOAD_GLOBAL", "LOAD_NAME") and step.argval in function.__globals__:
+                yield step.argval, function.__globals__[step.argval]
+            elif step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_ATTR", "LOAD_METHOD", "IMPORT_FROM"):
+                yield step.argval, _Attribute
+    yield from ((None, value) for value in held)
+
+
+class _Attribute:
+    """Stands for the value of an attribute, which is known only when the code runs."""
+
+
+def _inside(value):
+    """What a value of the student's is made of, as far as it may compute something."""
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, MethodType):
+        return [value.__func__, value.__self__]
+    if isinstance(value, list | tuple | set):
+        return list(value)[:100]
+    if isinstance(value, dict):
+        return list(value.values())[:100]
+    kind = value if isinstance(value, type) else type(value)
+    methods = [method for base in kind.__mro__ for method in vars(base).values() if isinstance(method, FunctionType)]
+    own = [method for method in methods if _of_a_notebook(method.__globals__)]
+    if isinstance(value, type):
+        return own
+    parts = list(getattr(value, "__dict__", {}).values()) if own or isinstance(value, torch.nn.Module) else []
+    return [*own, *parts]

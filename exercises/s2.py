@@ -51,7 +51,7 @@ def _kernel(answer):
 
     if answer is not None and answer[1, 0] not in (0, 1) and torch.count_nonzero(answer) == 1:
         return "this also makes it brighter or darker: how much shall the neighbour count?"
-    return judge_value(
+    hint = judge_value(
         answer,
         one(1, 0),
         {
@@ -60,13 +60,21 @@ def _kernel(answer):
             "this moves it up.": one(2, 1),
             "this leaves the image where it is.": one(1, 1),
             "this kernel gives 0 everywhere.": torch.zeros(3, 3),
-            "this moves it down too: only one neighbour lies in the same row, on the left.": one(0, 0),
+            "this moves it down too: in which row is the neighbour that it takes?": one(0, 0),
+            "this moves it up too: in which row is the neighbour that it takes?": one(2, 0),
+            "this moves it down, and to the left: which neighbour does it take?": one(0, 2),
+            "this moves it up, and to the left: which neighbour does it take?": one(2, 2),
             "this adds up three neighbours: a pixel shall take the value of one.": torch.tensor([[1.0, 0.0, 0.0]] * 3),
             "this finds edges: what shall the pixel itself count for?": torch.tensor(
                 [[0.0] * 3, [1.0, -1.0, 0.0], [0.0] * 3]
             ),
         },
     )
+    if hint and "first at index" in hint:  # which would be the place, or next to it
+        if torch.count_nonzero(answer) == 1:
+            return "this moves it another way, and makes it brighter or darker: how much shall a neighbour count?"
+        return "this mixes several pixels: how many of the nine numbers does a mere move need?"
+    return hint
 
 
 def _pooling(answer):
@@ -127,7 +135,10 @@ def _pooling(answer):
         },
         banned=(
             *("max_pool1d", "max_pool2d", "max_pool3d", "MaxPool1d", "MaxPool2d", "MaxPool3d", "fractional_max_pool2d"),
-            *("adaptive_max_pool2d", "AdaptiveMaxPool2d", "max_pool2d_with_indices", "FractionalMaxPool2d"),
+            *("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "FractionalMaxPool2d"),
+            *("AdaptiveMaxPool1d", "AdaptiveMaxPool2d", "AdaptiveMaxPool3d", "FractionalMaxPool3d"),
+            *("max_pool1d_with_indices", "max_pool2d_with_indices", "max_pool3d_with_indices"),
+            *("adaptive_max_pool2d_with_indices", "fractional_max_pool2d_with_indices", "fractional_max_pool3d"),
         ),
     )
     if hint and "invalid for input of size" in hint and "case 1" not in hint and "case 2" not in hint:

@@ -64,7 +64,7 @@ def _stops_after(answer):
 
 def _my_dropout(answer):
     x = torch.linspace(-1, 1, 40)
-    kept = torch.arange(40) % 5 > 0
+    kept = torch.arange(40) % 7 > 0  # as by chance, the part that is kept is not 1 − p
     cases = [(x, kept, 0.2, True), (x.view(4, 10), (torch.arange(40) % 4 == 1).view(4, 10), 0.75, True)]
     cases.append((x, kept, 0.2, False))
 
@@ -93,6 +93,9 @@ def _my_dropout(answer):
             ),
             "the wrong ones are dropped: `kept` is True for those that stay.": in_training_only(
                 lambda x, kept, p: x * ~kept / (1 - p)
+            ),
+            "scaled by the part that this mask happens to keep: it should be the one that is kept on average.": (
+                in_training_only(lambda x, kept, p: x * kept / kept.float().mean())
             ),
             "without `training` nothing is dropped or scaled: look at the third case.": lambda x, kept, p, training: (
                 x * kept / (1 - p)

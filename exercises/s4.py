@@ -25,7 +25,10 @@ def _mirrored(answer):
             "a column is missing: where does the range end?": lambda images: images[..., 1:].flip(-1),
             "the last column is missing: where does the range start?": lambda images: images[..., :-1].flip(-1),
         },
-        banned=("flip", "fliplr", "flipud", "hflip", "horizontal_flip", "rot90", "RandomHorizontalFlipEach"),
+        banned=(
+            *("flip", "fliplr", "flipud", "rot90", "hflip", "horizontal_flip", "horizontal_flip_image"),
+            *("RandomHorizontalFlip", "RandomHorizontalFlipEach"),
+        ),
     )
 
 
@@ -88,7 +91,7 @@ def _best_epoch(answer):
         histories,
         best,
         {
-            "`fit` goes by the loss, not by the accuracy.": first("validation_acc", max),
+            "that is the highest accuracy: by which column does `fit` choose?": first("validation_acc", max),
             "counted from 0: the first epoch is 1.": lambda history: best(history) - 1,
             "of equal losses the first is kept: a later one is not lower.": last,
             "that is the highest loss.": first("validation_loss", max),

@@ -1,8 +1,12 @@
 """Session 5's tasks."""
 
 import copy
+import functools
+import math
+from types import FunctionType, MethodType, ModuleType
 from unittest import mock
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -10,18 +14,19 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import utils
 from dataset import DIGITS_HOLDOUT, HOLDOUT, load_dataset
-from exercises.checking import same
+from exercises.checking import loaded, same
 from insights import Predictions, predictions
 from model import Net, create_model
 
 MNIST, DIGITS = "MNIST", "scikit-learn digits"  # the data sets as they call themselves
+HELD_OUT = {MNIST: HOLDOUT, DIGITS: DIGITS_HOLDOUT}  # … → images that `holdout="auto"` holds out
 NOTHING_YET = "there is no answer yet: fill in the cell above, and run it."
 
 # ------------------------------------------------------------------------------------------------
 # 1. Mend the loop
 # ------------------------------------------------------------------------------------------------
 
-EPOCHS = 4
+EPOCHS, SEED = 4, 7
 CURVES = ("train_loss", "train_acc", "validation_loss", "validation_acc")  # one number an epoch
 ENDS = ("test_loss", "test_acc")
 
@@ -31,13 +36,28 @@ class _Batches:
 
     def __init__(self, name, images, labels, size):
         self.name, self.images, self.labels, self.batch_size = name, images, labels, size
-        self.dataset = TensorDataset(images, labels)
+        self.dataset, self.reads = TensorDataset(images, labels), 0
 
     def __iter__(self):
+        self.reads += 1
         return iter(zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True))
 
     def __len__(self):
         return -(-len(self.labels) // self.batch_size)
+
+
+class _Dropout(nn.Module):
+    """Dropout by a count of its own: whatever else draws random numbers, its n-th mask is the same."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        if not self.training:
+            return x
+        self.calls += 1
+        return 2 * x * (torch.rand(x.shape, generator=torch.Generator().manual_seed(self.calls)) < 0.5)
 
 
 class _Shortcut(Exception):
@@ -53,8 +73,11 @@ def _case():
         name: _Batches(name, images[low:high].clone(), labels[low:high], size)
         for name, (low, high, size) in rows.items()
     }
-    torch.manual_seed(7)  # with this seed and rate neither the last epoch is the best nor that of the highest accuracy
+    torch.manual_seed(
+        SEED
+    )  # with this seed and rate neither the last epoch is the best nor that of the highest accuracy
     model = create_model(hidden_sizes=(32,), dropout=0.5)
+    model.layers[2] = _Dropout()
     return model, loaders, utils.get_optimizer(model, "SGD", 0.2)
 
 
@@ -91,25 +114,48 @@ def _weighted(losses):
 
 
 def _over_batches(losses):
-    return sum(loss for loss, _ in losses) / len(losses)
+    return sum(loss for loss, _ in losses) / len(losses) if losses else math.nan
+
+
+def _known(loaders):
+    """An image's content → its split and label; no two images of the splits are the same."""
+    known = {}
+    for name, loader in loaders.items():
+        for image, label in zip(loader.images, loader.labels, strict=True):
+            known[_content(image)] = name, int(label)
+    assert len(known) == sum(len(loader.labels) for loader in loaders.values())
+    return known
+
+
+def _content(image):
+    return image.detach().reshape(-1).numpy().tobytes()
 
 
 def _watched(function):
-    """What the function returns; and of each forward pass (split, number of images, in training mode?, loss)."""
+    """What the function returns; of each forward pass (split, number of images, in training mode?, loss); test reads.
+
+    An image is known by its content, in whatever tensor it comes; a pass of several splits counts for each.
+    """
     (model, loaders, optimizer), passes = _case(), []
-    splits = {loader.images.untyped_storage().data_ptr(): loader for loader in loaders.values()}
+    known, forward = _known(loaders), type(model).forward
 
-    def note(model, inputs, outputs):
-        images = inputs[0]
-        if loader := splits.get(images.untyped_storage().data_ptr()):
-            first = images.storage_offset() // images[0].numel()
-            loss = F.nll_loss(outputs.detach(), loader.labels[first : first + len(images)]).item()
-            passes.append((loader.name, len(images), model.training, loss))
+    def watched(model, images, *more, **options):
+        outputs = forward(model, images, *more, **options)
+        found = [known.get(_content(image)) for image in images]
+        for name in loaders:
+            rows = [row for row, split in enumerate(found) if split and split[0] == name]
+            if rows:
+                labels = torch.tensor([found[row][1] for row in rows])
+                loss = F.nll_loss(outputs.detach()[rows], labels).item()
+                passes.append((name, len(rows), model.training, loss))
+        return outputs
 
-    model.register_forward_hook(note)
-    with mock.patch.object(utils, "_ready", side_effect=_Shortcut):  # with which `train` and `test` begin
+    with (  # `_ready` is that with which `train` and `test` begin
+        mock.patch.object(type(model), "forward", watched),
+        mock.patch.object(utils, "_ready", side_effect=_Shortcut),
+    ):
         found = function(model, loaders, optimizer, EPOCHS)
-    return found, passes
+    return found, passes, loaders["test"].reads
 
 
 def _loop(function):
@@ -119,7 +165,7 @@ def _loop(function):
         return f"expected the function of the cell above, not a {type(function).__name__}."
     with torch.random.fork_rng(devices=[]):
         try:
-            found, passes = _watched(function)
+            found, passes, reads = _watched(function)
         except _Shortcut:
             return "write the steps out: `train` and `test` of the toolkit are what it is compared with."
         except Exception as problem:  # whatever a student's code raises
@@ -128,9 +174,37 @@ def _loop(function):
         never, erased = _first_epoch("never"), _first_epoch("after backward")
     if not isinstance(found, dict) or set(found) != set(expected):
         return f"it should return a dict with {', '.join(expected)}, as it did."
+    found = {name: _figures(value) for name, value in found.items()}
     if any(not isinstance(found[name], list) or len(found[name]) != EPOCHS for name in CURVES):
         return f"{', '.join(CURVES)} should be lists with one number an epoch."
-    return _training_fault(found, expected, passes, never, erased) or _testing_fault(found, expected, passes, tested)
+    fault = _training_fault(found, expected, passes, never, erased)
+    if fault and _as_given(found, passes, never):
+        return (
+            "its figures differ from those of `train` and `test` in several ways: begin with the loop over the"
+            " training images."
+        )
+    return fault or _testing_fault(found, expected, passes, reads, tested)
+
+
+def _figures(value):
+    """A list of floats, or a float, of what may be a tensor, an array, or a list of them; else None."""
+    try:
+        if isinstance(value, list | tuple):
+            return [float(part) for part in value]
+        return torch.as_tensor(value, dtype=torch.float64).tolist()
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _as_given(found, passes, never):
+    """Are all the faults of the exercise's cell still there?"""
+    trained = [(loss, size) for name, size, _, loss in passes if name == "train"][: len(never)]
+    return (
+        _agree([loss for loss, _ in trained], [loss for loss, _ in never])
+        and _agree(found["train_loss"][0], _over_batches(trained))
+        and any(training for name, _, training, _ in passes if name != "train")
+        and not any(name == "validation" for name, *_ in passes)
+    )
 
 
 def _agree(found, expected):
@@ -159,17 +233,18 @@ def _training_fault(found, expected, passes, never, erased):
     return None
 
 
-def _testing_fault(found, expected, passes, tested):
+def _testing_fault(found, expected, passes, reads, tested):
     """What is wrong with the evaluations, the choice and the later epochs."""
     looks = [(name, training) for name, _, training, _ in passes if name != "train"]
     if any(training for _, training in looks):
         return "the same weights would give another accuracy next time: in which mode is the network when it is judged?"
-    times = sum(size for name, size, *_ in passes if name == "test") / 130
+    times = math.ceil(sum(size for name, size, *_ in passes if name == "test") / 130)
+    times = max(times, reads) if times == 0 or reads >= EPOCHS else times  # a pass may go round `forward`
     if times > 1:
-        return f"the test images are read {times:.0f} times: whatever is chosen by them, they no longer test."
+        return f"the test images are read {times} times: whatever is chosen by them, they no longer test."
     if times == 0:
         return "the test images are never read: at the end, the chosen weights are to be tested."
-    if passes[-1][0] != "test":
+    if any(name == "test" for name, _ in looks) and passes[-1][0] != "test":
         return "the test images are read before all is chosen: they come last."
     if not _agree(found["train_loss"], expected["train_loss"]):
         return "the training loss is right at first, and not that of `train` later: what differs from the first epoch?"
@@ -199,6 +274,10 @@ SMALL = {MNIST: 99.4, DIGITS: 97.0}  # … and a network with fewer parameters t
 LIMIT = 20_000
 
 
+def _tensors(model):
+    return [*model.parameters(), *model.buffers()]
+
+
 def _not_a_network(model):
     if model is None:
         return NOTHING_YET
@@ -206,6 +285,8 @@ def _not_a_network(model):
         return "that is a class, and no network yet: make one of it, and train it."
     if not isinstance(model, nn.Module):
         return f"a {type(model).__name__}, expected a network."
+    if any(map(nn.parameter.is_lazy, _tensors(model))):
+        return "a lazy layer has no weights before the first images: show it a batch, or give its size."
     return None
 
 
@@ -244,30 +325,74 @@ def _reaches(model, loader, targets):
     if hint:
         return hint
     if accuracy < 25:
-        return f"{accuracy:.2f} % is what guessing gives: was this network trained, and on these classes?"
+        return "no more than what guessing gives: was this network trained, and on these classes?"
     target = targets[loader.dataset.name]
     if accuracy < target:
-        return f"{accuracy:.2f} % of the test images, and the target is {target} %: what do the validation images say?"
+        return f"below the target of {target} % on the test images: go back to the validation images."
     return None
 
 
 def _other_data(model, loader):
     if hint := _not_a_network(model) or _not_the_test(loader, OTHER):
         return hint
-    if not isinstance(model, Net):
-        return f"a {type(model).__name__}, expected a Net: the question is what this network can do."
+    kind = type(model)
+    if (kind.__module__, kind.__name__) != (Net.__module__, Net.__name__):
+        if kind.__name__ != Net.__name__ and not isinstance(model, Net):
+            return f"a {kind.__name__}, expected a Net: the question is what this network can do."
+        return "that is a class of your own: import `Net` from model.py, and train it as it is."
+    if "forward" in vars(model) or _shapes(model) != _shapes(Net()):
+        return "this Net has other layers than that of model.py: train it as it is."
     return _reaches(model, loader, OTHER)
+
+
+def _shapes(model):
+    return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 
 def _small(model, loader):
     if hint := _not_a_network(model):
         return hint
-    count = sum(p.numel() for p in model.parameters())
+    count = sum(tensor.numel() for tensor in _tensors(model))
     if count >= LIMIT:
-        return f"{count:,} parameters, counting those that are frozen too: which layer has most of them?"
-    if count == 0:
+        return f"{count:,} parameters and buffers, counting those that are frozen too: which layer has most of them?"
+    if (kept := _kept(model)) >= LIMIT:
+        return (
+            f"{kept - count:,} numbers are kept beside its parameters and buffers, in a list perhaps: they count too."
+        )
+    if not list(model.parameters()):
         return "it has no parameters: are its layers kept in the module, so that it knows them?"
     return _not_the_test(loader, SMALL) or _reaches(model, loader, SMALL)
+
+
+def _kept(model):
+    """How many numbers lie in tensors and arrays that the network can reach, registered or not."""
+    count, seen, todo = 0, {}, [model]
+    while todo:
+        value = todo.pop()
+        if id(value) in seen or isinstance(value, str | bytes | int | float | type | ModuleType | type(None)):
+            continue
+        seen[id(value)] = value  # which keeps it, and so its id
+        if isinstance(value, torch.Tensor):
+            count += value.numel()
+        elif isinstance(value, np.ndarray):
+            count += value.size
+        elif isinstance(value, list | tuple | set | frozenset):
+            todo += value
+        elif isinstance(value, dict):
+            todo += value.values()
+        elif isinstance(value, functools.partial):
+            todo += [value.func, *value.args, *value.keywords.values()]
+        elif isinstance(value, MethodType):
+            todo += [value.__self__, value.__func__]
+        elif isinstance(value, FunctionType):
+            todo += [part for _, part in loaded(value)] if "__file__" not in value.__globals__ else []
+        elif hasattr(value, "__dict__"):
+            todo += vars(value).values()
+            for base in type(value).__mro__:
+                if base is not object and not base.__module__.startswith("torch."):
+                    parts = vars(base).items()
+                    todo += [part for name, part in parts if name == "forward" or not isinstance(part, FunctionType)]
+    return count
 
 
 # ------------------------------------------------------------------------------------------------
@@ -283,10 +408,9 @@ def _alone(results, answer):
         return NOTHING_YET
     if not isinstance(results, dict) or set(results) != set(names):
         return f"the results should be a dict with the names {', '.join(names)}."
-    for name in names:
-        try:
-            values = [float(value) for value in results[name]]
-        except (TypeError, ValueError):
+    results = {name: _percentages(results[name]) for name in names}
+    for name, values in results.items():
+        if values is None:
             return f"the results of {name!r} should be a list of two accuracies."
         if len(values) != 2:
             return f"{name!r} has {len(values)} accuracies, expected one of each of two seeds."
@@ -294,22 +418,49 @@ def _alone(results, answer):
             return f"{name!r} has an accuracy outside 0 to 100 %."
     if all(value <= 1 for values in results.values() for value in values):
         return "accuracies as fractions: give them in %."
+    if not any(_shares(results.values(), count) for count in HELD_OUT.values()):
+        mnist, digits = (
+            f"{count:,} validation images is a multiple of {100 / count:.4g} %" for count in HELD_OUT.values()
+        )
+        return f"an accuracy of {mnist}, of the digits' {digits}: give them as they were measured."
     if all(same(*values) for values in results.values()):
         return "both seeds give the same each time: is the seed set to another number before the network is made?"
     if all(same(results["classic"], results[name]) for name in CHANGES):
         return "every change gives what the classic settings give: do the changes reach the training?"
     if answer is None:
         return "the results are there; now say which change carries it."
+    if not isinstance(answer, str):
+        return f"a {type(answer).__name__} as the answer, expected one of {', '.join(CHANGES)}, undecided."
     if answer not in (*CHANGES, "undecided"):
         return f"{answer!r} is none of {', '.join(CHANGES)}, undecided."
-    best = max(CHANGES, key=lambda name: sum(results[name]))
-    ahead = all(min(results[best]) > max(results[name]) for name in names if name != best)
+    ahead = [
+        name for name in CHANGES if all(min(results[name]) > max(results[other]) for other in names if other != name)
+    ]
     if answer == "undecided":
         hint = "one change is ahead with both seeds: look at the lowest of each, and the highest of the others."
         return hint if ahead else None
-    if answer != best:
+    if max(sum(results[name]) for name in CHANGES) > sum(results[answer]) + 1e-6:
         return f"by your own results another change gains more than {answer!r}."
-    return None if ahead else f"{answer!r} has the highest mean, but its seeds overlap with another's."
+    if answer not in ahead:
+        return f"{answer!r} has the highest mean, but does its lower seed beat the higher one of everything else?"
+    return None
+
+
+def _percentages(values):
+    """A list of floats, or None of what is no list of numbers."""
+    if isinstance(values, str | bytes | dict):
+        return None
+    try:
+        values = list(values)
+        return None if any(isinstance(value, str | bytes) for value in values) else [float(value) for value in values]
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _shares(results, count):
+    """Can all of these be accuracies in % of so many images? (They may be rounded to two decimals.)"""
+    wrong = [value * count / 100 for values in results for value in values]
+    return all(abs(value - round(value)) < 0.02 for value in wrong)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -319,7 +470,7 @@ def _alone(results, answer):
 ANSWERED = {MNIST: 97.0, DIGITS: 95.0}  # % of the images
 RIGHT = {MNIST: 99.8, DIGITS: 99.0}  # % of the answers
 SIZES = {10_000: MNIST, 360: DIGITS}  # test images → data set
-HELD_OUT = {MNIST: HOLDOUT, DIGITS: DIGITS_HOLDOUT}
+FILES = {MNIST: "mnist", DIGITS: "digits"}
 
 
 def _refuse(threshold, held_out, tested):
@@ -337,7 +488,11 @@ def _refuse(threshold, held_out, tested):
         return "the threshold is chosen on the test images: hold out some of the training images for it."
     if len(held_out) != HELD_OUT[name]:
         return f'{len(held_out):,} held-out images, expected {HELD_OUT[name]:,}: those of `holdout="auto"`.'
-    for answers in (held_out, tested):
+    for answers, split in ((held_out, "validation"), (tested, "test")):
+        if not _labels_of(answers, split, name):
+            return f"these are not the {split} images of {name}: their labels are others."
+        if not torch.allclose(answers.log_probabilities.exp().sum(dim=1), torch.ones(len(answers)), atol=0.02):
+            return "the probabilities of an image do not add up to 1: does the network end in log-softmax?"
         if 100 * answers.right.double().mean() < 25:
             return "the network guesses: was it trained?"
     try:
@@ -348,18 +503,29 @@ def _refuse(threshold, held_out, tested):
         return "a probability is at most 1: give no percentages."
     if not threshold >= 0:
         return "a probability is at least 0: was its logarithm left?"
-    kept = {"held-out": held_out.confidence >= threshold, "test": tested.confidence >= threshold}
-    shares = {split: 100 * answered.double().mean().item() for split, answered in kept.items()}
-    for split, share in shares.items():
-        if share < ANSWERED[name]:
-            return f"it answers {share:.2f} % of the {split} images only, and {ANSWERED[name]:g} % are wanted."
-    right = 100 * tested.right[kept["test"]].double().mean().item()
-    if right < RIGHT[name]:
-        what = f"{right:.2f} % of its answers to test images are right, and {RIGHT[name]} % are wanted"
-        if all(share > ANSWERED[name] + 1 for share in shares.values()):
-            return f"{what}: it may refuse more."
-        return f"{what}: it refuses as many as it may, so it needs a better network."
+    answered, wanted = held_out.confidence >= threshold, ANSWERED[name]
+    share = 100 * answered.double().mean().item()
+    if share < wanted:
+        return f"it answers {share:.2f} % of the held-out images only, and {wanted:g} % are wanted."
+    kept = tested.confidence >= threshold
+    if 100 * kept.double().mean().item() < wanted:
+        return f"{wanted:g} % of the held-out images are answered, but not of the test images: leave a wider margin."
+    if 100 * tested.right[kept].double().mean().item() < RIGHT[name]:
+        right = 100 * held_out.right[answered].double().mean().item()
+        what = f"below the target of {RIGHT[name]} % right answers on the test images (held-out: {right:.2f} %)"
+        if share > wanted + 1:
+            return f"{what}: with {share:.2f} % of the held-out images answered, it may refuse more."
+        return f"{what}: there is hardly room to refuse more, so it needs a better network."
     return None
+
+
+def _labels_of(answers, split, name):
+    """Are the labels those of the split, in whatever order? (Yes, where the data is not there to be compared.)"""
+    try:
+        labels = load_dataset(split, FILES[name], holdout=HELD_OUT[name]).labels
+    except OSError:
+        return True
+    return torch.equal(labels.sort().values, answers.labels.sort().values)
 
 
 JUDGES = {1: _loop, 2: _other_data, 3: _alone, 4: _small, 5: _refuse}

@@ -18,6 +18,13 @@ SESSIONS = sorted(path.stem.upper() for path in (ROOT / "tests" / "wrong_answers
 WRONG = {name: importlib.import_module(f"wrong_answers.{name.lower()}").WRONG for name in SESSIONS}
 ANSWERS = [(name, number, *row) for name in SESSIONS for number, rows in WRONG[name].items() for row in rows]
 
+RIGHT = [
+    (name, number, answer)
+    for name in SESSIONS
+    for number, answers in getattr(importlib.import_module(f"wrong_answers.{name.lower()}"), "RIGHT", {}).items()
+    for answer in answers
+]
+
 
 def test_every_session_has_exercises():
     assert [path.stem for path in sorted(ROOT.glob("S[0-9].ipynb"))] == SESSIONS
@@ -96,6 +103,11 @@ def test_wrong_answers_get_their_hint(name, number, answer, hint, capsys):
     assert hint in out
 
 
+@pytest.mark.parametrize(("name", "number", "answer"), RIGHT)
+def test_other_right_answers_are_right(name, number, answer, capsys):
+    assert said(name, number, answer, capsys) == "right\n"
+
+
 # `check` itself ---------------------------------------------------------------------------------
 
 
@@ -111,6 +123,7 @@ def test_an_unknown_exercise_is_named(exercise):
         (3, 3, None),
         (None, 3, "no answer yet"),
         ([None, None], [1, 2], "no answer yet"),
+        (torch.ones(2, 2), [torch.ones(2), torch.ones(2)], "a Tensor, expected 2 values."),
         ([1, None], [1, 2], "1 of 2 values are wrong, the first at index 1."),
         ([1, 2, 3], [1, 2], "3 values, expected 2."),
         (torch.ones(2), [1, 1], None),

@@ -46,6 +46,20 @@ WRONG = {
         (scores(HIDDEN, "return F.log_softmax(hidden @ W2.T + b2, dim=1)"), "before log-softmax"),
         (scores("return F.linear(F.relu(F.linear(images.flatten(1), W1, b1)), W2, b2)"), "without `linear`"),
         (scores("hidden = nn.Linear(784, 128)(images.flatten(1))", "return hidden"), "without `Linear`"),
+        (
+            scores("hidden = nn.Sequential(nn.Flatten(), nn.ReLU())(images)", "return hidden @ W2.T + b2"),
+            "without `Sequential`",
+        ),
+        (f"layer = nn.Linear(784, 10)\n{scores('return layer(images.flatten(1))')}", "without `Linear`"),
+        (
+            f"def helper(*given):\n    return F.linear(*given)\n\n\n{scores('return helper(images, W1)')}",
+            "without `linear`",
+        ),
+        ("from functools import partial\n\nmy_scores = partial(F.linear)", "without `linear`"),
+        (
+            "class Scores:\n    def __call__(self, *given):\n        return F.linear(*given)\n\n\nmy_scores = Scores()",
+            "without `linear`",
+        ),
         (scores("return F.relu(images @ W1.T + b1) @ W2.T + b2"), "it raised RuntimeError in case 1"),
         (scores("return F.relu(images.flatten(1) @ W1 + b1) @ W2 + b2"), "it raised RuntimeError in case 1"),
         (scores(HIDDEN, "return (hidden @ W2.T + b2)[0]"), "in case 1 of 3: shape (10,), expected (3, 10)"),
@@ -79,6 +93,7 @@ WRONG = {
     4: [
         (step("return weight - rate * gradient, gradient"), "the velocity forgets what it was"),
         (step(VELOCITY, "return weight - rate * velocity"), "return both"),
+        (step(VELOCITY, "return torch.stack([weight - rate * velocity, velocity])"), "a Tensor, expected 2 values"),
         (step(VELOCITY, "return velocity, weight - rate * velocity"), "the weight first"),
         (step(VELOCITY, "return weight + rate * velocity, velocity"), "the weight moves the wrong way"),
         (
@@ -123,4 +138,22 @@ WRONG = {
             "without `SGD`",
         ),
     ],
+}
+
+OWN_LINEAR = """
+def linear(x, weight, bias):
+    return x @ weight.T + bias
+
+
+class Layer:
+    def __call__(self, x, weight, bias):
+        return linear(x, weight, bias)
+"""
+
+RIGHT = {
+    2: [
+        OWN_LINEAR + scores("return linear(F.relu(linear(images.flatten(1), W1, b1)), W2, b2)"),
+        OWN_LINEAR + scores("return Layer()(F.relu(Layer()(images.flatten(1), W1, b1)), W2, b2)"),
+    ],
+    4: [step(VELOCITY, "return [weight - rate * velocity, velocity]")],
 }

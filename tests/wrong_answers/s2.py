@@ -60,6 +60,19 @@ WRONG = {
         ("my_kernel = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])", "adds up three neighbours"),
         ("my_kernel = torch.tensor([[0.0, 0.0, 0.0], [1.0, -1.0, 0.0], [0.0, 0.0, 0.0]])", "this finds edges"),
         ("my_kernel = torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])", "brighter or darker"),
+        ("my_kernel = torch.eye(3).roll(1, 1)", "this mixes several pixels"),
+        ("my_kernel = torch.ones(3, 3) / 9", "this mixes several pixels"),
+        (
+            "my_kernel = torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])",
+            "in which row is the neighbour",
+        ),
+        (
+            "my_kernel = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])",
+            "in which row is the neighbour",
+        ),
+        ("my_kernel = torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])", "down, and to the left"),
+        ("my_kernel = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])", "up, and to the left"),
+        ("my_kernel = torch.tensor([[0.0, 0.5, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])", "brighter or darker"),
         ("my_kernel = [[0, 0, 0], [1, 0, 0], [0, 0, 0]]", "a list, expected a tensor"),
         ("my_kernel = torch.tensor([1.0, 0.0, 0.0])", "shape (3,), expected (3, 3)"),
     ],
@@ -69,7 +82,11 @@ WRONG = {
         ("def my_pooling(maps, size):\n    return nn.MaxPool2d(size)(maps)", "write it without `MaxPool2d`"),
         (
             "def my_pooling(maps, size):\n    return F.adaptive_max_pool2d(maps, maps.shape[2] // size)",
-            "write it without",
+            "write it without `adaptive_max_pool2d`",
+        ),
+        (
+            "def my_pooling(maps, size):\n    return F.adaptive_max_pool3d(maps, (maps.shape[1], 2, 2))",
+            "write it without `adaptive_max_pool3d`",
         ),
         (pooling("square.mean(dim=(2, 3))"), "this is mean pooling"),
         (pooling("square.amin(dim=(2, 3))"), "the smallest, not the largest?"),
@@ -126,3 +143,5 @@ WRONG = {
         ),
     ],
 }
+
+RIGHT = {2: ["my_kernel = torch.tensor([[0, 0, 0], [1, 0, 0], [0, 0, 0]])"], 3: [pooling("square.amax(dim=(2, 3))")]}

@@ -90,7 +90,11 @@ WRONG = {
             "def my_dropout(x, kept, p, training):\n    if training:\n        x[~kept] = 0\n    return x / (1 - p)",
             "changes its arguments",
         ),
-        ("def my_dropout(x, kept, p, training):\n    return x[kept] / (1 - p) if training else x", "shape (32,)"),
+        (
+            "def my_dropout(x, kept, p, training):\n    return x * kept / kept.float().mean() if training else x",
+            "this mask happens to keep",
+        ),
+        ("def my_dropout(x, kept, p, training):\n    return x[kept] / (1 - p) if training else x", "shape (34,)"),
     ],
     3: [
         ("def value_at(share, low, high):\n    return low + share * (high - low)", "add equal amounts"),

@@ -35,6 +35,9 @@ WRONG = {
         (mirrored("torch.fliplr(images[0])[None]"), "without `fliplr`"),
         (mirrored("v2.functional.hflip(images)"), "without `hflip`"),
         (mirrored("RandomHorizontalFlipEach(p=1)(images)"), "without `RandomHorizontalFlipEach`"),
+        (mirrored("v2.RandomHorizontalFlip(p=1)(images)"), "without `RandomHorizontalFlip`"),
+        ("mirrored = RandomHorizontalFlipEach(p=1)", "without `RandomHorizontalFlipEach`"),
+        ("mirrored = v2.Compose([v2.RandomHorizontalFlip(p=1)])", "without `RandomHorizontalFlip`"),
         ("mirrored = v2.functional.horizontal_flip", "without `horizontal_flip"),
         (mirrored("images[..., torch.arange(images.shape[-2] - 1, -1, -1), :]"), "upside down"),
         (
@@ -62,7 +65,10 @@ WRONG = {
         (white("None"), "returns None"),
     ],
     3: [
-        (epoch('1 + history["validation_acc"].index(max(history["validation_acc"]))'), "not by the accuracy"),
+        (
+            epoch('1 + history["validation_acc"].index(max(history["validation_acc"]))'),
+            "that is the highest accuracy: by which",
+        ),
         (epoch('history["validation_loss"].index(min(history["validation_loss"]))'), "counted from 0"),
         (LAST_OF_EQUALS, "of equal losses the first is kept"),
         (epoch('1 + history["validation_loss"].index(max(history["validation_loss"]))'), "the highest loss"),

@@ -109,10 +109,6 @@ def _first_epoch(clear):
     return losses
 
 
-def _weighted(losses):
-    return sum(loss * size for loss, size in losses) / sum(size for _, size in losses)
-
-
 def _over_batches(losses):
     return sum(loss for loss, _ in losses) / len(losses) if losses else math.nan
 
@@ -419,10 +415,8 @@ def _alone(results, answer):
     if all(value <= 1 for values in results.values() for value in values):
         return "accuracies as fractions: give them in %."
     if not any(_shares(results.values(), count) for count in HELD_OUT.values()):
-        mnist, digits = (
-            f"{count:,} validation images is a multiple of {100 / count:.4g} %" for count in HELD_OUT.values()
-        )
-        return f"an accuracy of {mnist}, of the digits' {digits}: give them as they were measured."
+        mnist, digits = (f"{100 / count:.4g} % with {count:,}" for count in HELD_OUT.values())
+        return f"an accuracy is a multiple of {mnist} validation images, of {digits} digits: give what was measured."
     if all(same(*values) for values in results.values()):
         return "both seeds give the same each time: is the seed set to another number before the network is made?"
     if all(same(results["classic"], results[name]) for name in CHANGES):
@@ -459,8 +453,8 @@ def _percentages(values):
 
 def _shares(results, count):
     """Can all of these be accuracies in % of so many images? (They may be rounded to two decimals.)"""
-    wrong = [value * count / 100 for values in results for value in values]
-    return all(abs(value - round(value)) < 0.02 for value in wrong)
+    right = [value * count / 100 for values in results for value in values]
+    return all(abs(value - round(value)) < 0.02 for value in right)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -191,8 +191,74 @@ alias = F.relu
 )
 def test_functions(function, hint):
     cases = [(torch.tensor([1.0, 2.0]),), (torch.tensor([-1.0, -2.0]),)]
-    found = judge_function(function, cases, doubled, {"twice, not once": lambda x: x}, banned=("relu",))
+    found = judge_function(function, cases, doubled, {"twice, not once": lambda x: x}, banned=("relu", "ReLU"))
     assert (found is None) if hint is None else (hint in found)
+
+
+NOTEBOOK = """
+from functools import partial
+from torch import nn
+from torch.nn import functional as F
+
+
+def helper(x):
+    return F.relu(x)
+
+
+def relu(x):
+    return x + x
+
+
+class Helper:
+    def __init__(self, function=None):
+        self.function = function
+
+    def __call__(self, x):
+        return F.relu(x)
+
+    def method(self, x):
+        return self.function(x)
+
+
+class Layer(nn.ReLU):
+    pass
+
+
+def makes(function):
+    return lambda x: function(x)
+
+
+layer, functions, given = nn.Sequential(nn.ReLU()), [abs, F.relu], Helper()
+"""
+
+
+@pytest.mark.parametrize(
+    ("expression", "hint"),
+    [
+        ("lambda x: relu(x)", None),  # of one's own, whatever it is called
+        ("relu", None),
+        ("partial(relu)", None),
+        ("Helper(relu).method", "write it without `relu`."),  # its class holds the other one
+        ("partial(helper)", "write it without `relu`."),
+        ("partial(F.relu, inplace=False)", "write it without `relu`."),
+        ("lambda x, function=F.relu: function(x)", "write it without `relu`."),
+        ("lambda x: functions[1](x)", "write it without `relu`."),
+        ("makes(F.relu)", "write it without `relu`."),
+        ("makes(relu)", None),
+        ("Helper(F.relu).method", "write it without `relu`."),
+        ("given", "write it without `relu`."),
+        ("lambda x: given(x)", "write it without `relu`."),
+        ("lambda x: Helper()(x)", "write it without `relu`."),
+        ("layer", "write it without `ReLU`."),
+        ("lambda x: layer(x)", "write it without `ReLU`."),
+        ("Layer()", "write it without `ReLU`."),
+    ],
+)
+def test_what_a_notebook_hides(expression, hint):
+    names = {}
+    exec(NOTEBOOK, names)
+    cases = [(torch.tensor([1.0, 2.0]),)]
+    assert judge_function(eval(expression, names), cases, doubled, banned=("relu", "ReLU")) == hint
 
 
 def test_a_function_that_calls_itself_can_be_judged():

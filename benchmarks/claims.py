@@ -95,14 +95,15 @@ def sessions(text):
     return text
 
 
+TWO_CORES = ("S5",)  # the sessions whose kept run had two
+
+
 def time_line(session):
     """What the first cell of a session says about its duration."""
     with_bf16, without = speed.durations(kept("sessions"), speed.kept())[session]
-    other = "not measured" if without is None else f"about {without:.0f}"
-    return (
-        f"**Time:** {with_bf16:.0f} minutes on two CPU cores with bfloat16 arithmetic, {other} without;"
-        " seconds with `SMOKE=1`."
-    )
+    other = "" if without is None else f", about {without:.0f} without"
+    cores = "two CPU cores" if session in TWO_CORES else "one CPU core"
+    return f"**Time:** {with_bf16:.0f} minutes on {cores} with bfloat16 arithmetic{other}; seconds with `SMOKE=1`."
 
 
 FIRST = ("mlp", "cnn", "image-classifier", "s5", "fast1", "fast2")  # the recipes in README.md

@@ -25,7 +25,7 @@ def check(exercise, *answer):
         if not re.fullmatch(r"[Ss]\d+", session):
             raise ValueError
         judge = importlib.import_module(f"exercises.{session.lower()}").JUDGES[int(number)]
-    except (ImportError, KeyError, ValueError):
+    except (ModuleNotFoundError, KeyError, ValueError):
         raise ValueError(f"There is no exercise {exercise!r}: write session and number, as in 'S1.2'.") from None
     hint = judge(*answer)
     print("right" if hint is None else f"not yet: {hint}")

@@ -191,11 +191,11 @@ def test_clock_times_are_taken_out_and_nothing_else(monkeypatch, tmp_path):
 
 def test_sessions_name_their_durations(monkeypatch, tmp_path):
     monkeypatch.setattr(claims, "SECTIONS", {})
+    monkeypatch.setattr(claims, "TWO_CORES", ("S2",))
     monkeypatch.setattr(speed, "durations", lambda minutes, results: {"S1": (12.6, None), "S2": (2.4, 7.7)})
     before = {"S1": "**Time:** 99 minutes.", "S2": "**Time:** 1 minute;\nmore"}
     after = {
-        "S1": "**Time:** 13 minutes on two CPU cores with bfloat16 arithmetic, not measured without; seconds with"
-        " `SMOKE=1`.",
+        "S1": "**Time:** 13 minutes on one CPU core with bfloat16 arithmetic; seconds with `SMOKE=1`.",
         "S2": "**Time:** 2 minutes on two CPU cores with bfloat16 arithmetic, about 8 without; seconds with"
         " `SMOKE=1`.\nmore",
     }

@@ -48,6 +48,10 @@ SGD = {"optname": "SGD", "learningrate": 0.003}
 ADAM = {"optname": "Adam", "learningrate": 0.001}
 ADAMW = {"optname": "AdamW", "learningrate": 0.003, "weight_decay": 0.05}
 HALVES = {"mean": 0.5, "std": 0.5}  # the documents' normalisation, in sessions 1 to 3: [0, 1] becomes [-1, 1]
+FAST1 = {
+    "arch": "Net", "epochs": 1, "batch_size": 64, "augmentation": GENTLE,
+    "optimizer": ADAMW, "scheduler": ONE_CYCLE, "loss": "nll_loss",
+}  # fmt: skip
 
 # `augmentation`: steps for `utils.get_train_transforms`, () for its default, None for none at all. What may be
 # left out: `arguments` of the architecture, `scheduler`, `mean` and `std` of the normalisation.
@@ -80,27 +84,12 @@ RECIPES = {
         "optimizer": {"optname": "SGD", "learningrate": 0.01, "momentumval": 0.9},
         "scheduler": {"name": "StepLR", "stepsize": 15, "gamma_val": 0.1}, "loss": "nll_loss",
     },
-    "fast1": {
-        "arch": "Net", "epochs": 1, "batch_size": 64, "augmentation": GENTLE,
-        "optimizer": ADAMW, "scheduler": ONE_CYCLE, "loss": "nll_loss",
-    },
-    # fast1 with one of its four changes against s5 taken back, for the ablation in session 5, and the rate chosen anew
-    "fast1-batch512": {
-        "arch": "Net", "epochs": 1, "batch_size": 512, "augmentation": GENTLE,
-        "optimizer": {**ADAMW, "learningrate": 0.024}, "scheduler": ONE_CYCLE, "loss": "nll_loss",
-    },
-    "fast1-sgd": {
-        "arch": "Net", "epochs": 1, "batch_size": 64, "augmentation": GENTLE,
-        "optimizer": {"optname": "SGD", "learningrate": 0.1}, "scheduler": ONE_CYCLE, "loss": "nll_loss",
-    },
-    "fast1-constant": {
-        "arch": "Net", "epochs": 1, "batch_size": 64, "augmentation": GENTLE,
-        "optimizer": ADAMW, "loss": "nll_loss",
-    },
-    "fast1-classic-augmentation": {
-        "arch": "Net", "epochs": 1, "batch_size": 64, "augmentation": (),
-        "optimizer": ADAMW, "scheduler": ONE_CYCLE, "loss": "nll_loss",
-    },
+    "fast1": FAST1,
+    # with one of its four changes against s5 taken back, for the ablation in session 5, and the rate chosen anew
+    "fast1-batch512": {**FAST1, "batch_size": 512, "optimizer": {**ADAMW, "learningrate": 0.024}},
+    "fast1-sgd": {**FAST1, "optimizer": {"optname": "SGD", "learningrate": 0.1}},
+    "fast1-constant": {**FAST1, "scheduler": None},
+    "fast1-classic-augmentation": {**FAST1, "augmentation": ()},
     "fast2": {
         "arch": "Net", "epochs": 2, "batch_size": 128, "augmentation": GENTLE,
         "optimizer": {**ADAMW, "betas": (0.9, 0.98)}, "scheduler": ONE_CYCLE, "loss": "nll_loss",

@@ -41,16 +41,17 @@ def _side(answer):
 
 
 def _kernel(answer):
-    if answer is not None and not isinstance(answer, torch.Tensor):
-        return f"a {type(answer).__name__}, expected a tensor of 3×3 numbers."
-    if answer is not None and answer.shape != (3, 3):
-        return f"shape {tuple(answer.shape)}, expected (3, 3)."
+    if answer is not None:
+        if not isinstance(answer, torch.Tensor):
+            return f"a {type(answer).__name__}, expected a tensor of 3×3 numbers."
+        if answer.shape != (3, 3):
+            return f"shape {tuple(answer.shape)}, expected (3, 3)."
+        if answer[1, 0] not in (0, 1) and torch.count_nonzero(answer) == 1:
+            return "this also makes it brighter or darker: how much shall the neighbour count?"
 
     def one(row, column):
         return torch.zeros(3, 3).index_put((torch.tensor(row), torch.tensor(column)), torch.tensor(1.0))
 
-    if answer is not None and answer[1, 0] not in (0, 1) and torch.count_nonzero(answer) == 1:
-        return "this also makes it brighter or darker: how much shall the neighbour count?"
     hint = judge_value(
         answer,
         one(1, 0),

@@ -27,8 +27,8 @@ NOTHING_YET = "there is no answer yet: fill in the cell above, and run it."
 # ------------------------------------------------------------------------------------------------
 
 EPOCHS, SEED = 4, 7
-CURVES = ("train_loss", "train_acc", "validation_loss", "validation_acc")  # one number an epoch
-ENDS = ("test_loss", "test_acc")
+EACH_EPOCH = ("train_loss", "train_acc", "validation_loss", "validation_acc")  # one number an epoch
+AT_THE_END = ("test_loss", "test_acc")
 
 
 class _Batches:
@@ -73,9 +73,8 @@ def _case():
         name: _Batches(name, images[low:high].clone(), labels[low:high], size)
         for name, (low, high, size) in rows.items()
     }
-    torch.manual_seed(
-        SEED
-    )  # with this seed and rate neither the last epoch is the best nor that of the highest accuracy
+    # with this seed and rate neither the last epoch is the best nor that of the highest accuracy
+    torch.manual_seed(SEED)
     model = create_model(hidden_sizes=(32,), dropout=0.5)
     model.layers[2] = _Dropout()
     return model, loaders, utils.get_optimizer(model, "SGD", 0.2)
@@ -85,14 +84,14 @@ def _by_the_toolkit():
     """What the function should return; and the test loss of the weights after each epoch."""
     (model, loaders, optimizer), criterion = _case(), utils.get_loss()
     options = {"precision": "fp32", "channels_last": False}
-    found, tested = {name: [] for name in CURVES}, []
+    found, tested = {name: [] for name in EACH_EPOCH}, []
     lists = list(found.values())
     for _ in range(EPOCHS):
         utils.train(model, "cpu", loaders["train"], optimizer, criterion, *lists[:2], **options)
         utils.test(model, "cpu", loaders["validation"], criterion, *lists[2:], **options)
         tested.append(utils.test(model, "cpu", loaders["test"], criterion, **options))
     best = found["validation_loss"].index(min(found["validation_loss"]))
-    return found | dict(zip(ENDS, tested[best], strict=True)), [loss for loss, _ in tested]
+    return found | dict(zip(AT_THE_END, tested[best], strict=True)), [loss for loss, _ in tested]
 
 
 def _first_epoch(clear):
@@ -111,6 +110,11 @@ def _first_epoch(clear):
 
 def _over_batches(losses):
     return sum(loss for loss, _ in losses) / len(losses) if losses else math.nan
+
+
+def _first(count, passes, split):
+    """The losses and sizes of the first batches of a split."""
+    return [(loss, size) for name, size, _, loss in passes if name == split][:count]
 
 
 def _known(loaders):
@@ -171,8 +175,8 @@ def _loop(function):
     if not isinstance(found, dict) or set(found) != set(expected):
         return f"it should return a dict with {', '.join(expected)}, as it did."
     found = {name: _figures(value) for name, value in found.items()}
-    if any(not isinstance(found[name], list) or len(found[name]) != EPOCHS for name in CURVES):
-        return f"{', '.join(CURVES)} should be lists with one number an epoch."
+    if any(not isinstance(found[name], list) or len(found[name]) != EPOCHS for name in EACH_EPOCH):
+        return f"{', '.join(EACH_EPOCH)} should be lists with one number an epoch."
     fault = _training_fault(found, expected, passes, never, erased)
     if fault and _as_given(found, passes, never):
         return (
@@ -194,7 +198,7 @@ def _figures(value):
 
 def _as_given(found, passes, never):
     """Are all the faults of the exercise's cell still there?"""
-    trained = [(loss, size) for name, size, _, loss in passes if name == "train"][: len(never)]
+    trained = _first(len(never), passes, "train")
     return (
         _agree([loss for loss, _ in trained], [loss for loss, _ in never])
         and _agree(found["train_loss"][0], _over_batches(trained))
@@ -213,7 +217,7 @@ def _agree(found, expected):
 
 def _training_fault(found, expected, passes, never, erased):
     """What is wrong with the first epoch of training, and with the modes."""
-    trained = [(loss, size) for name, size, _, loss in passes if name == "train"][: len(never)]
+    trained = _first(len(never), passes, "train")
     if any(name == "train" and not training for name, _, training, _ in passes):
         return "it trains in evaluation mode, without dropout: what switches that off, and what on again?"
     if _agree([loss for loss, _ in trained], [loss for loss, _ in never]):
@@ -244,7 +248,7 @@ def _testing_fault(found, expected, passes, reads, tested):
         return "the test images are read before all is chosen: they come last."
     if not _agree(found["train_loss"], expected["train_loss"]):
         return "the training loss is right at first, and not that of `train` later: what differs from the first epoch?"
-    first = [(loss, size) for name, size, _, loss in passes if name == "validation"][:3]
+    first = _first(3, passes, "validation")
     if not _agree(found["validation_loss"], expected["validation_loss"]):
         if _agree(found["validation_loss"][0], _over_batches(first)):
             return "a validation loss is not the mean over the images: how many did the last batch have?"

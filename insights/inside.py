@@ -179,20 +179,20 @@ def network_blocks(model):
     if not recorder.layers or not recorder.chain:
         raise DoesNotApply("Blocks are drawn for a chain of convolutions, poolings and linear layers.")
     modules = dict(model.named_modules())
-    rows = [{"name": "", "kind": "image", "kernel": None, "parameters": 0, "shape": (1, 28, 28)}]
+    nothing = {"name": "", "kernel": None, "parameters": 0}
+    rows = [{**nothing, "kind": "image", "shape": (1, 28, 28)}]
     for layer in recorder.layers:
         if layer.kind == "linear" and len(before := rows[-1]["shape"]) == 3:
-            flat = {"name": "", "kind": "flatten", "kernel": None, "parameters": 0, "shape": (math.prod(before),)}
-            rows.append(flat)
+            rows.append({**nothing, "kind": "flatten", "shape": (math.prod(before),)})
         name = layer.name.split(" ")[0]  # of a layer that runs again, "pool (2)"
+        module, called, row = modules.get(name), name, dict(nothing)
+        if module is not None:  # and no function
+            called = type(module).__name__
+            row |= {"name": name, "parameters": sum(p.numel() for p in module.parameters())}
         kind = {"convolution": "conv"}.get(layer.kind, layer.kind)
         if kind == "pooling":
-            called = type(modules[name]).__name__ if name in modules else name
             kind = "max pool" if "max" in called.lower() else "mean pool"
-        parameters = sum(p.numel() for p in modules[name].parameters()) if name in modules else 0
-        shape = tuple(layer.output.shape[1:])
-        name = name if name in modules else ""
-        rows.append({"name": name, "kind": kind, "kernel": layer.kernel, "parameters": parameters, "shape": shape})
+        rows.append({**row, "kind": kind, "kernel": layer.kernel, "shape": tuple(layer.output.shape[1:])})
     return _blocks_figure(model, rows), {"blocks": rows}
 
 

@@ -1,5 +1,6 @@
 """Each exercise's check says "right" to the folded solution, and to wrong answers what is wrong with them."""
 
+import functools
 import importlib
 import json
 import re
@@ -30,6 +31,7 @@ def test_every_session_has_exercises():
     assert [path.stem for path in sorted(ROOT.glob("S[0-9].ipynb"))] == SESSIONS
 
 
+@functools.cache
 def cells(name):
     notebook = json.loads((ROOT / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     return [(cell["cell_type"], cell["metadata"].get("tags", []), "".join(cell["source"])) for cell in notebook]

@@ -5,7 +5,8 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.text import Text
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from checks import whole_number
 
@@ -19,6 +20,7 @@ CURVES = [  # one for each model, told apart in grey too; colours: Okabe and Ito
     {"color": "#009E73", "linestyle": "-.", "marker": "^", "markersize": 3},
     {"color": "#CC79A7", "linestyle": ":", "marker": "D", "markersize": 3},
 ]
+PUBLISHED = "#D55E00"  # points measured by others; of the same palette
 VALUES = "viridis"  # the colour map of computed values: perceptually uniform, its lightness rises from low to high
 
 
@@ -103,6 +105,86 @@ def post_recipes(recipes):
         left.legend()
         right.legend(loc="lower center", bbox_to_anchor=(0.46, 0))
     return figure
+
+
+def post_parameters(ours, published=()):
+    """Test error against the number of parameters, both axes logarithmic: small and accurate is below on the left.
+
+    `ours`: name → {"parameters", "accuracies"}, the test accuracy in % of each seed: a point at the mean error with
+    a bar of one standard deviation (of the sample; none for one seed) to either side. `published`: a sequence of
+    {"name", "parameters", "accuracy", "best_epoch"}; the last says whether the accuracy is that of the epoch that
+    was best on the test set, which flatters: such a point is hollow. Raises ValueError when there is nothing to
+    plot, or what has no logarithm: no parameters, or an accuracy that is not from 0 to below 100.
+    """
+    points = [(name, each["parameters"], list(each["accuracies"])) for name, each in ours.items()]
+    points += [(each["name"], each["parameters"], [each["accuracy"]]) for each in published]
+    if not points:
+        raise ValueError("There is nothing to plot: give at least one network.")
+    for name, parameters, accuracies in points:
+        if not accuracies or not all(0 <= accuracy < 100 for accuracy in accuracies):
+            raise ValueError(f"{name} needs accuracies from 0 to below 100 %, not {accuracies}.")
+        if not parameters >= 1:
+            raise ValueError(f"{name} needs a number of parameters from 1, not {parameters}.")
+    names, x, runs = zip(*points, strict=True)
+    y = [100 - np.mean(accuracies) for accuracies in runs]
+    sd = [np.std(accuracies, ddof=1) if len(accuracies) > 1 else 0 for accuracies in runs]
+    count, groups = len(ours), []
+    with plt.rc_context(STYLE):
+        figure, ax = plt.subplots(figsize=(10, 6.5), layout="constrained")
+        if ours:
+            style = {"color": TEST_STYLE["color"], "marker": "s", "markersize": 5, "capsize": 2, "elinewidth": 1}
+            bars = {"yerr": sd[:count], "label": "this course, mean ± sd over seeds"}
+            groups.append(ax.errorbar(x[:count], y[:count], linestyle="", **bars, **style))
+        for best, label in ((False, "published"), (True, "published, best epoch on the test set")):
+            if chosen := [count + i for i, point in enumerate(published) if bool(point["best_epoch"]) is best]:
+                style = {"color": PUBLISHED, "marker": "o", "linestyle": "", "fillstyle": "none" if best else "full"}
+                groups += ax.plot([x[i] for i in chosen], [y[i] for i in chosen], label=label, **style)
+        ax.set(xscale="log", yscale="log", xlabel="parameters", ylabel="test error (%)")
+        ax.set(xlim=(min(x) / 2, 2 * max(x)), ylim=(min(y) / 1.3, 1.15 * max(np.add(y, sd))))
+        for axis, steps, form in ((ax.xaxis, (1, 2, 5), "{x:,.0f}"), (ax.yaxis, (1, 1.5, 2, 3, 5, 7), "{x:g}")):
+            axis.set_major_locator(FixedLocator([step * 10.0**power for power in range(-4, 13) for step in steps]))
+            axis.set_minor_locator(NullLocator())
+            axis.set_major_formatter(form)
+        ax.legend(handles=groups, loc="lower left")  # where there is nothing, unless somebody beats all of them
+        _name_points(ax, names, x, y, sd)
+    return figure
+
+
+def _name_points(ax, names, x, y, sd):
+    """Write each name beside its point, at the nearest place that covers no point, bar or other name; else the least.
+
+    From a place farther off a thin line leads back to the point.
+    """
+    ax.figure.draw_without_rendering()  # now the axes have their place, and what is in pixels holds
+    low = np.maximum(np.subtract(y, sd), ax.get_ylim()[0])
+    ends = [ax.transData.transform(np.column_stack([x, values])) for values in (low, np.add(y, sd))]
+    pixels = ax.figure.dpi / 72  # a point
+    taken = np.hstack([ends[0] - 3.5 * pixels, ends[1] + 3.5 * pixels])  # (left, bottom, right, top)
+    taken = np.vstack([taken, ax.get_legend().get_window_extent().extents])
+    frame = ax.get_window_extent().extents
+    for i in np.argsort(y):
+        text = ax.annotate(
+            names[i], (x[i], y[i]), (0, 0), textcoords="offset points", ha="center", va="center", fontsize=8,
+            arrowprops={"arrowstyle": "-", "linewidth": 0.5, "color": "0.5", "shrinkA": 0, "shrinkB": 3},
+        )  # fmt: skip
+        text.set_in_layout(False)
+        text.get_window_extent()  # puts it in its place, but counts the line too
+        box = Text.get_window_extent(text).padded(pixels).extents  # that of the words alone, and a little more
+        size = (box[2:] - box[:2]) / pixels
+        tried = []
+        for distance in (6, 12, 20, 30, 42):
+            for angle in np.radians((0, 180, 30, 150, 330, 210, 60, 120, 300, 240, 90, 270)):
+                offset = np.array([np.cos(angle), np.sin(angle)]) * (distance + size / 2)
+                at = box + pixels * np.tile(offset, 2)
+                sides = np.minimum(at[2:], taken[:, 2:]) - np.maximum(at[:2], taken[:, :2])
+                inside = np.minimum(at[2:], frame[2:]) - np.maximum(at[:2], frame[:2])
+                outside = np.prod(at[2:] - at[:2]) - np.prod(np.maximum(inside, 0))
+                covered = np.prod(np.maximum(sides, 0), axis=1).sum() + outside
+                tried.append((round(covered), len(tried), distance, offset, at))
+        _, _, distance, offset, at = min(tried)
+        text.set_position(offset)
+        text.arrow_patch.set_visible(distance > 6)
+        taken = np.vstack([taken, at])
 
 
 def post_images(images, titles=None, *, columns=10, limits=None, cmap="gray"):

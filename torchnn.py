@@ -34,6 +34,7 @@ except KeyboardInterrupt:  # these imports take a second or two
 FOLDER = Path(__file__).parent / "checkpoints"
 SETTINGS = ("arch", "epochs", "patience", "batch_size", "lr", "optimizer", "scheduler", "seed")  # kept with a run
 RATES = {"SGD": 0.01, "Adam": 0.001, "RMSprop": 0.001}  # without --lr; for the recipe's optimizer its own rate
+WITHOUT_BATCH_NORM = ("Net", "CNN", "ImageClassifier", "MLP")  # they want a smaller rate than the others
 PLANNED = ("OneCycleLR", "CosineAnnealingLR")  # these schedules are made for a number of epochs
 
 
@@ -97,9 +98,9 @@ def _settings(options, last):
         return settings | given
     if options.resume:
         print(f"There is no {last} to resume: starting with the first epoch.")
-    settings = _defaults() | given
+    settings = _defaults(given.get("arch")) | given
     if "lr" not in given:
-        settings["lr"] = _rates()[settings["optimizer"]]
+        settings["lr"] = _rates(settings["arch"])[settings["optimizer"]]
     return settings
 
 
@@ -124,13 +125,18 @@ def _kept_settings(last):
     return {name: getattr(options, name) for name in SETTINGS} | {"data": str(kept["data"])}
 
 
-def _defaults():
-    """The settings of the recipe, and those that no recipe has."""
+def _base(arch=None):
+    """The recipe that the options change: one for each kind of network, by default for that of `torchnn`."""
     from training import RECIPES
 
-    recipe = RECIPES["torchnn"]
+    return RECIPES["torchnn-net" if arch in WITHOUT_BATCH_NORM else "torchnn"]
+
+
+def _defaults(arch=None):
+    """The settings of the recipe, and those that no recipe has."""
+    recipe = _base(arch)
     return {
-        "arch": recipe["arch"],
+        "arch": arch or recipe["arch"],
         "epochs": recipe["epochs"],
         "patience": None,
         "batch_size": recipe["batch_size"],
@@ -141,17 +147,15 @@ def _defaults():
     }
 
 
-def _rates():
-    """The default learning rate of each optimizer."""
-    defaults = _defaults()
+def _rates(arch=None):
+    """The default learning rate of each optimizer, for this network."""
+    defaults = _defaults(arch)
     return RATES | {defaults["optimizer"]: defaults["lr"]}
 
 
 def _recipe(settings):
     """The recipe with the run's settings in place of its own."""
-    from training import RECIPES
-
-    recipe, epochs, name = RECIPES["torchnn"], settings["epochs"], settings["scheduler"]
+    recipe, epochs, name = _base(settings["arch"]), settings["epochs"], settings["scheduler"]
     optimizer, schedule = recipe["optimizer"], recipe["scheduler"]
     if settings["optimizer"] != optimizer["optname"]:
         optimizer = {"optname": settings["optimizer"]}

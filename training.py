@@ -52,6 +52,10 @@ FAST1 = {
     "arch": "Net", "epochs": 1, "batch_size": 64, "augmentation": GENTLE,
     "optimizer": ADAMW, "scheduler": ONE_CYCLE, "loss": "nll_loss",
 }  # fmt: skip
+SMALL = {
+    "arch": "SmallNet", "epochs": 20, "batch_size": 128, "augmentation": GENTLE,
+    "optimizer": {**ADAMW, "learningrate": 0.015}, "scheduler": ONE_CYCLE, "loss": "nll_loss",
+}  # fmt: skip
 
 # `augmentation`: steps for `utils.get_train_transforms`, () for its default, None for none at all. What may be
 # left out: `arguments` of the architecture, `scheduler`, `mean` and `std` of the normalisation.
@@ -94,7 +98,19 @@ RECIPES = {
         "arch": "Net", "epochs": 2, "batch_size": 128, "augmentation": GENTLE,
         "optimizer": {**ADAMW, "betas": (0.9, 0.98)}, "scheduler": ONE_CYCLE, "loss": "nll_loss",
     },
-    "torchnn": {  # what `torchnn.py --train` does unless it is told otherwise
+    # session 6's small networks: each in full, then as quickly as it gets to a mark
+    "small": SMALL,
+    "small4": {**SMALL, "epochs": 4},
+    "tiny": {**SMALL, "arch": "TinyNet"},
+    "tiny1": {**SMALL, "arch": "TinyNet", "epochs": 1, "batch_size": 64, "optimizer": {**ADAMW, "learningrate": 0.02}},
+    "micro": {
+        **SMALL, "arch": "MicroNet", "epochs": 40,
+        "augmentation": (RandomAffineEach(degrees=5, zoom=(0.95, 1.05), shift=0.03, mode="bicubic"),),
+        "optimizer": {"optname": "AdamW", "learningrate": 0.03, "weight_decay": 0.0},
+    },
+    # what `torchnn.py --train` does unless it is told otherwise: by default, and for networks without batch norm
+    "torchnn": {**SMALL, "epochs": 10},
+    "torchnn-net": {
         "arch": "Net", "epochs": 10, "batch_size": 128, "augmentation": GENTLE,
         "optimizer": {"optname": "AdamW", "learningrate": 0.003}, "scheduler": ONE_CYCLE, "loss": "nll_loss",
     },
@@ -113,8 +129,9 @@ def recipe_loader(recipe, split, **options):
 
 
 def recipe_model(recipe):
-    """The recipe's network, new."""
-    return ARCHITECTURES[recipe["arch"]](**recipe.get("arguments", {}))
+    """The recipe's network, new. Its `arch` is a name in `ARCHITECTURES`, or what makes a network."""
+    make = recipe["arch"]
+    return (make if callable(make) else ARCHITECTURES[make])(**recipe.get("arguments", {}))
 
 
 def recipe_scheduler(recipe, optimizer, batches):
@@ -126,13 +143,14 @@ def recipe_scheduler(recipe, optimizer, batches):
     return utils.get_scheduler(optimizer, **schedule, **plan)
 
 
-def train_recipe(name, seed, *, holdout=0, dataset="mnist", root=None, precision=None):
-    """Train a recipe of RECIPES from scratch with one seed; return the model and the training seconds.
+def train_recipe(recipe, seed, *, holdout=0, dataset="mnist", root=None, precision=None):
+    """Train a recipe, a name in RECIPES or a dict like those, from scratch; return the model and the training seconds.
 
-    `holdout`, `dataset`, `root`: see `dataset.load_dataset`. Raises ValueError for an unknown name, and what
-    loading and `utils.train` raise.
+    `seed`: of weights, order and augmentation; `holdout`, `dataset`, `root`: see `dataset.load_dataset`. Raises
+    ValueError for an unknown name, and what loading and `utils.train` raise.
     """
-    recipe, device = choose("recipe", name, RECIPES), utils.get_device()
+    recipe = recipe if isinstance(recipe, dict) else choose("recipe", recipe, RECIPES)
+    device = utils.get_device()
     utils.set_seed(seed)
     model = recipe_model(recipe).to(device)
     loader = recipe_loader(recipe, "train", dataset=dataset, root=root, holdout=holdout, device=device)

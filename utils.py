@@ -17,7 +17,13 @@ from augment import RandomAffineEach, RandomHorizontalFlipEach  # noqa: F401 (re
 from checks import choose
 from dataset import load_dataset, make_loader
 from model import MEAN, STD
-from plots import post_accuracyplots, post_display, post_images, post_recipes  # noqa: F401 (re-exported)
+from plots import (  # noqa: F401 (re-exported)
+    post_accuracyplots,
+    post_display,
+    post_images,
+    post_parameters,
+    post_recipes,
+)
 
 # ------------------------------------------------------------------------------------------------
 # Device, precision, memory, seed

@@ -16,6 +16,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import accuracy  # noqa: E402
+import cost  # noqa: E402
 import speed  # noqa: E402
 
 MAKERS = {  # kept result → the command that makes it
@@ -24,6 +25,7 @@ MAKERS = {  # kept result → the command that makes it
     "race": "race.py --starts 20",
     "fuzz": "fuzz.py --count 1000",
     "report": "time_report.py",
+    "cost": "cost.py",
     "sessions": "pictures.py --times",
 }
 
@@ -116,6 +118,7 @@ SECTIONS = {  # file → name → what makes the section of its present text
     "benchmarks/README.md": {
         "accuracy": lambda _: accuracy.table(),
         "speed": lambda _: speed.report(speed.kept()),
+        "cost": lambda _: cost.table(kept("cost")),
         "claims": lambda _: table(),
     },
 }

@@ -5,9 +5,9 @@ Each figure is returned as `(figure, numbers)`, numbers in a dict, and none is s
 log-probabilities `(N, 10)` for normalised images `(N, 1, 28, 28)`, as all of `model.py` do; it is
 used as a copy, in evaluation mode and on the device where it is, so that it stays as it was.
 
-`answers`: predictions, confusion matrix, mistakes, embedding; `inside`: the network as blocks, filters, feature
-maps, Grad-CAM, occlusion, receptive fields; `calibration`, `robustness`; `report`: all of it as a page. A figure
-that this model or data cannot have raises `DoesNotApply`, a ValueError.
+`answers`: predictions, confusion matrix, mistakes, embedding; `inside`: the network as blocks, what each layer
+costs, receptive fields, filters, feature maps, Grad-CAM, occlusion; `calibration`, `robustness`; `report`: a page
+of them. A figure that this model or data cannot have raises `DoesNotApply`, a ValueError.
 """
 
 from insights.answers import Predictions, confusion, embedding, gallery, predictions
@@ -18,6 +18,7 @@ from insights.inside import (
     feature_maps,
     filters,
     grad_cam,
+    layer_costs,
     network_blocks,
     occlusion,
     receptive_field,
@@ -39,6 +40,7 @@ __all__ = [
     "fit_temperature",
     "gallery",
     "grad_cam",
+    "layer_costs",
     "network_blocks",
     "occlusion",
     "predictions",

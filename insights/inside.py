@@ -1,4 +1,4 @@
-"""What happens between image and prediction: blocks, filters, feature maps, Grad-CAM, occlusion, receptive fields.
+"""What happens between image and prediction: blocks, costs, receptive fields, filters, maps, Grad-CAM, occlusion.
 
 Each figure is returned as `(figure, numbers)`, numbers in a dict. A model is a network of `model.py` or one
 of its kind: images `(N, 1, 28, 28)`, normalised, in, log-probabilities `(N, 10)` out, its layers a chain.
@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
+from matplotlib.ticker import MaxNLocator
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -230,6 +231,81 @@ def _blocks_figure(model, rows):
     ax.set_title(f"{type(model).__name__}: {count:,} parameters (below an arrow: those of its layer)")
     ax.set(xlim=(0, total), ylim=(-1.2, 1), aspect="equal")
     ax.axis("off")
+    return figure
+
+
+# ------------------------------------------------------------------------------------------------
+# What each layer costs
+# ------------------------------------------------------------------------------------------------
+
+
+def layer_costs(model):
+    """What each layer with weights costs: its parameters, and its multiply-adds for one image.
+
+    Returns `(figure, {"layers": rows})`, a row a layer in running order: `name`, `kind` ("conv", "batch norm",
+    "linear"), `shape` of its output without N, `parameters`, `multiply_adds`: of a convolution output positions ×
+    output channels × input channels / groups × kernel area, of a linear layer inputs × outputs. Biases,
+    activations and pooling count nothing, nor does batch norm, since at inference it can be folded into the
+    convolution before it; torch.utils.flop_counter counts likewise, a multiplication and an addition as two.
+    A module that runs twice is two layers, the second named "conv (2)": its work counts each time, its
+    parameters once. Raises DoesNotApply for a model without such layers, or with weights in others.
+    """
+    model, rows, runs, counted = evaluation_copy(model), [], {}, set()
+
+    def note(name, module, output):
+        runs[name] = runs.get(name, 0) + 1
+        new = {id(p): p.numel() for p in module.parameters() if id(p) not in counted}
+        counted.update(new)
+        if isinstance(module, nn.Conv2d):
+            kind, each = "conv", module.in_channels // module.groups * math.prod(module.kernel_size)
+        elif isinstance(module, nn.Linear):
+            kind, each = "linear", module.in_features
+        else:
+            kind, each = "batch norm", 0
+        row = {"name": name if runs[name] == 1 else f"{name} ({runs[name]})", "kind": kind}
+        row |= {"shape": tuple(output.shape[1:]), "parameters": sum(new.values())}
+        rows.append({**row, "multiply_adds": output.numel() * each})
+
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm1d | nn.BatchNorm2d):
+            module.register_forward_hook(lambda module, _, output, name=name: note(name, module, output))
+        elif list(module.parameters(recurse=False)):
+            raise DoesNotApply(
+                f"What {name or 'the model itself'} ({type(module).__name__}) costs is not known: of layers with"
+                " weights convolutions, batch norms and linear layers are counted."
+            )
+    with torch.no_grad():
+        model(torch.zeros(1, 1, 28, 28, device=device_of(model)))
+    if not rows:
+        raise DoesNotApply("Costs are counted of convolutions, batch norms and linear layers: this model has none.")
+    return _costs_figure(model, rows), {"layers": rows}
+
+
+def _costs_figure(model, rows):
+    totals = {column: sum(row[column] for row in rows) for column in ("parameters", "multiply_adds")}
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(10, 1.3 + 0.3 * len(rows)), sharey=True, layout="constrained")
+        for ax, (column, total) in zip(axes, totals.items(), strict=True):
+            values = [row[column] for row in rows]
+            ax.barh(range(len(rows)), values, color=TEST_STYLE["color"], height=0.65)
+            for y, value in enumerate(values):
+                share = f" ({100 * value / total:.1f} %)" if value else ""
+                ax.annotate(f"{value:,}{share}", (value, y), (3, 0), textcoords="offset points", va="center")
+            ax.set_xlim(0, 1.6 * max(*values, 1))  # room for the longest bar's label
+            ax.xaxis.set_major_locator(MaxNLocator(4))
+            ax.xaxis.set_major_formatter("{x:,.0f}")
+            ax.grid(axis="y", visible=False)
+            ax.tick_params(left=False)
+        axes[0].set_yticks(
+            range(len(rows)), [f"{row['name']}, {row['kind']}, {'×'.join(map(str, row['shape']))}" for row in rows]
+        )
+        axes[0].set_ylim(len(rows) - 0.5, -0.5)  # the first layer on top
+        axes[0].set(xlabel="parameters", ylabel="layer, kind, output")
+        axes[1].set_xlabel("multiply-adds for one image")
+        figure.suptitle(
+            f"{type(model).__name__}: {totals['parameters']:,} parameters,"
+            f" {totals['multiply_adds']:,} multiply-adds for one image"
+        )
     return figure
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from sklearn.metrics import classification_report
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
 
 import dataset
 import insights
@@ -655,6 +656,89 @@ def test_blocks_name_the_layers_on_their_arrows():
             insights.network_blocks(model)
 
 
+# What each layer costs --------------------------------------------------------------------------
+
+
+def separable():
+    """What the course's networks lack: strides, padding, dilation, groups, 1×1 and oblong windows, no biases."""
+    return nn.Sequential(
+        *(nn.Conv2d(1, 8, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 6, (3, 1), groups=3, dilation=2)),
+        *(nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6 * 5 * 7, 20, bias=False), nn.BatchNorm1d(20, affine=False)),
+        *(nn.Linear(20, 10), nn.LogSoftmax(dim=1)),
+    )
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "stand-in", "separable"])
+def test_costs_are_those_that_torch_counts(architecture):
+    model = {**ARCHITECTURES, "stand-in": small, "separable": separable}[architecture]()
+    before = state(model)
+    rows = insights.layer_costs(model)[1]["layers"]
+    assert model.training
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, 1, 28, 28))
+    assert sum(row["multiply_adds"] for row in rows) == counter.get_total_flops() / 2 > 0
+    assert sum(row["parameters"] for row in rows) == sum(p.numel() for p in model.parameters())
+    module = dict(model.named_modules())
+    for row in rows:
+        assert row["parameters"] == sum(p.numel() for p in module[row["name"]].parameters())
+
+
+def test_costs_of_a_case_worked_out_by_hand():
+    figure, numbers = insights.layer_costs(Net())
+    assert [tuple(row.values()) for row in numbers["layers"]] == [
+        ("conv1", "conv", (32, 26, 26), 320, 26 * 26 * 32 * 9),
+        ("conv2", "conv", (64, 24, 24), 18_496, 24 * 24 * 64 * 32 * 9),
+        ("conv3", "conv", (128, 10, 10), 73_856, 10 * 10 * 128 * 64 * 9),
+        ("conv4", "conv", (256, 8, 8), 295_168, 8 * 8 * 256 * 128 * 9),
+        ("fc1", "linear", (50,), 204_850, 4096 * 50),
+        ("fc2", "linear", (10,), 510, 500),
+    ]
+    assert list(numbers["layers"][0]) == ["name", "kind", "shape", "parameters", "multiply_adds"]
+    assert figure.get_suptitle() == "Net: 593,200 parameters, 37,263,988 multiply-adds for one image"
+    for ax, column in zip(figure.axes, ("parameters", "multiply_adds"), strict=True):
+        assert [bar.get_width() for bar in ax.patches] == [row[column] for row in numbers["layers"]]
+        heights = [ax.transData.transform((0, bar.get_y()))[1] for bar in ax.patches]
+        assert heights == sorted(heights, reverse=True)  # the first layer on top
+    assert [text.get_text() for text in figure.axes[0].texts][1:3] == ["18,496 (3.1 %)", "73,856 (12.5 %)"]
+    assert figure.axes[0].get_yticklabels()[0].get_text() == "conv1, conv, 32×26×26"
+    rows = insights.layer_costs(separable())[1]["layers"]
+    assert [(row["kind"], row["shape"], row["parameters"], row["multiply_adds"]) for row in rows] == [
+        ("conv", (8, 14, 14), 8 * 25, 14 * 14 * 8 * 25),
+        ("batch norm", (8, 14, 14), 16, 0),
+        ("conv", (8, 14, 14), 80, 14 * 14 * 8 * 9),  # each channel for itself
+        ("conv", (12, 14, 14), 108, 14 * 14 * 12 * 8),
+        ("conv", (6, 10, 14), 6 * (4 * 3 + 1), 10 * 14 * 6 * 4 * 3),
+        ("linear", (20,), 4200, 4200),
+        ("batch norm", (20,), 0, 0),
+        ("linear", (10,), 210, 200),
+    ]
+
+
+def test_a_layer_that_runs_twice_works_twice_and_has_its_parameters_once():
+    again, tied = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3)
+    tied.weight = again.weight
+    model = nn.Sequential(nn.Conv2d(1, 4, 1), again, nn.MaxPool2d(2), again, tied, nn.Flatten(), nn.Linear(576, 10))
+    rows = insights.layer_costs(model)[1]["layers"]
+    work = 4 * 4 * 9
+    assert [(row["name"], row["parameters"], row["multiply_adds"]) for row in rows] == [
+        ("0", 8, 28 * 28 * 4),
+        ("1", 148, 28 * 28 * work),
+        ("1 (2)", 0, 14 * 14 * work),
+        ("4", 4, 12 * 12 * work),  # its bias
+        ("6", 5770, 5760),
+    ]
+
+
+def test_costs_that_are_not_known_are_refused():
+    with pytest.raises(insights.DoesNotApply, match="this model has none"):
+        insights.layer_costs(nn.Flatten())
+    with pytest.raises(insights.DoesNotApply, match=r"What 1 \(PReLU\) costs is not known"):
+        insights.layer_costs(nn.Sequential(nn.Conv2d(1, 2, 3), nn.PReLU()))
+
+
 # Layers: Grad-CAM, occlusion --------------------------------------------------------------------
 
 
@@ -800,6 +884,7 @@ def test_every_architecture_is_looked_into(architecture, digits):
     torch.testing.assert_close(F.log_softmax(last(answers.features), dim=1), answers.log_probabilities)
     last.to(utils.get_device())
     figures = [insights.feature_maps(model, answers.images[0]), insights.network_blocks(model)]
+    figures.append(insights.layer_costs(model))
     if architecture == "MLP":
         figures.append(insights.explanations(model, answers.images[:2], maps=("occlusion",)))
     else:

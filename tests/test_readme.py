@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import accuracy
 import claims
+import cost
 import infer
 import pytest
 import speed
@@ -564,6 +565,89 @@ def test_data_kept_speeds_are_of_their_kinds():
     by_precision = {result["precision"]: result["epochs"]["a"] for result in speed.kept()}
     if "fp32" in by_precision:  # "several times as long", says the README
         assert by_precision["fp32"] > 2 * by_precision["bf16"]
+
+
+# Cost -------------------------------------------------------------------------------------------
+
+
+def test_cost_table_of_made_up_results(monkeypatch, tmp_path, capsys):
+    times = {"step_ms": {"fp32": [9, 1.25, 3], "bf16": [2, 2, 2]}, "images_per_second": {"fp32": [1, 8000.4, 9000]}}
+    net = {"parameters": 593200, "multiply_adds": 37263988, "bytes": 7145400}
+    result = kept_speed("fp32 and bf16", repeats=3, networks={"Net": net | times, "Other": net | times})
+    row = "593,200 | 37,263,988 | 3.0 | 2.0 | 8,000 | – | 7,145 |"
+    assert cost.table(result).splitlines() == [
+        "| network | parameters | multiply-adds an image | step fp32 (ms) | step bf16 (ms) |"
+        " test images a second, fp32 | test images a second, bf16 | file (kB) |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        f"| `Net` | {row}",
+        f"| `Other` | {row}",
+        "",
+        "On cpu (2 threads), fp32 and bf16, Abacus, AVX512; medians of 3.",
+    ]
+    monkeypatch.setattr(accuracy, "RESULTS", tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        cost.main(["--table"])
+    assert stop.value.code == 2
+    assert "cost.json is missing: make it by `python benchmarks/cost.py`" in capsys.readouterr().err
+    write(tmp_path, cost=result)
+    assert cost.main(["--table"]) == 0
+    assert capsys.readouterr().out == cost.table(result) + "\n"
+    with pytest.raises(SystemExit) as stop:
+        cost.main(["--repeats", "0"])
+    assert stop.value.code == 2
+
+
+def test_costs_in_miniature(monkeypatch, tmp_path, clock, capsys):
+    """Two networks, in both precisions, by a clock that says what each call takes; a short look is not kept."""
+    order, train = [], utils.train
+
+    def noted(model, device, batches, *arguments, precision):
+        order.append((model.architecture, precision, [len(images) for images, _ in batches]))
+        return train(model, device, batches, *arguments, precision="fp32")
+
+    monkeypatch.setattr(utils, "train", noted)
+    monkeypatch.setattr(utils, "get_device", lambda: CPU)
+    monkeypatch.setattr(utils, "get_precision", lambda device: "bf16")
+    monkeypatch.setattr(cost, "ARCHITECTURES", {"MLP": models.create_model, "CNN": models.CNN})
+    monkeypatch.setattr(cost, "IMAGES", 1000)
+    monkeypatch.setattr(cost, "time", speed.time)
+    monkeypatch.setattr(accuracy, "RESULTS", tmp_path)
+    clock.takes(utils, "train", 0.3)
+    clock.takes(utils, "test", 0.5)
+    ways = [(name, precision) for name in ("MLP", "CNN") for precision in ("fp32", "bf16")]
+    assert cost.main(["--repeats", "2", "--batches", "3"]) == 0
+    assert not list(tmp_path.iterdir())
+    assert order == [(*way, [128] * 2) for way in ways] + 2 * [(*way, [128] * 3) for way in ways]
+    shown = capsys.readouterr().out
+    assert cost.main(["--repeats", "2", "--batches", "3", "--json", str(tmp_path / "short.json")]) == 0
+    result = json.loads((tmp_path / "short.json").read_text(encoding="utf-8"))
+    assert shown == cost.table(result) + "\n"
+    assert result["precision"] == "fp32 and bf16"
+    assert list(result["networks"]) == ["MLP", "CNN"]
+    for name, found in result["networks"].items():
+        assert found["step_ms"] == {precision: pytest.approx([100, 100]) for precision in ("fp32", "bf16")}
+        assert found["images_per_second"] == {precision: pytest.approx([2000] * 2) for precision in ("fp32", "bf16")}
+        parameters = sum(p.numel() for p in models.ARCHITECTURES[name]().parameters())
+        assert found["parameters"] == parameters
+        assert 12 * parameters < found["bytes"] < 12 * parameters + 60_000  # fp32, AdamW's two moments; the rest
+
+
+def test_costs_are_compared_with_torchs_counter(monkeypatch, capsys):
+    assert cost.counted(models.Net()) == {"parameters": 593_200, "multiply_adds": 37_263_988}
+    rows = [{"parameters": 593_200, "multiply_adds": 37_263_987}]
+    monkeypatch.setattr(cost, "layer_costs", lambda model: (None, {"layers": rows}))
+    with pytest.raises(ValueError, match=r"Net: layer_costs counts 37,263,987 multiply-adds, .* 37,263,988"):
+        cost.counted(models.Net())
+
+
+def test_data_kept_costs_are_of_todays_networks():
+    """A check of the committed file, not of the code."""
+    result = claims.kept("cost")
+    assert result["networks"].keys() == models.ARCHITECTURES.keys()
+    for name, found in result["networks"].items():
+        assert cost.counted(models.ARCHITECTURES[name]()).items() <= found.items()
+        for times in (found["step_ms"], found["images_per_second"]):
+            assert {len(each) for each in times.values()} == {result["repeats"]}
 
 
 # What holds besides -----------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def test_the_run_is_that_of_the_recipe(tmp_path, capsys, monkeypatch):
     flipped = utils.RandomHorizontalFlipEach()
     other = {
         **recipe,
-        "arch": "MLP",
+        "arch": "TinyNet",
         "epochs": 2,
         "batch_size": 100,
         "augmentation": (flipped,),
@@ -116,7 +116,7 @@ def test_the_run_is_that_of_the_recipe(tmp_path, capsys, monkeypatch):
     assert content["history"]["rate"] == [0.002, 0.001]
     assert group["weight_decay"] == 0.125
     assert content["settings"] == {
-        "arch": "MLP",
+        "arch": "TinyNet",
         "epochs": 2,
         "patience": None,
         "batch_size": 100,
@@ -129,9 +129,22 @@ def test_the_run_is_that_of_the_recipe(tmp_path, capsys, monkeypatch):
     code, out, _ = run("--help", capsys=capsys)
     words = " ".join(out.split())
     assert code == 0
-    for name in ("MLP", "2", "100", "RMSprop", "StepLR"):
+    for name in ("TinyNet", "2", "100", "RMSprop", "StepLR"):
         assert f"default {name} " in words
     assert "0.002 for RMSprop" in words
+
+
+def test_networks_without_batch_norm_get_their_own_rate(tmp_path, capsys):
+    plain = {name for name, make in models.ARCHITECTURES.items() if "BatchNorm" not in str(make())}
+    assert set(torchnn.WITHOUT_BATCH_NORM) == plain
+    options = ("--train", "--dataset", "digits", "--epochs", 1, "--batch-size", 500)
+    for arch in ("MLP", "TinyNet"):
+        assert run(*options, "--arch", arch, "--folder", tmp_path / arch, capsys=capsys)[0] == 0
+    kept = {arch: checkpoint.load_checkpoint(tmp_path / arch / "last.pt") for arch in ("MLP", "TinyNet")}
+    for arch, recipe in (("MLP", "torchnn-net"), ("TinyNet", "torchnn")):
+        optimizer = training.RECIPES[recipe]["optimizer"]
+        assert kept[arch]["settings"]["lr"] == optimizer["learningrate"]
+        assert kept[arch]["optimizer"]["state"]["param_groups"][0]["max_lr"] == optimizer["learningrate"]
 
 
 def test_each_scheduler_gets_what_suits_the_number_of_epochs():
@@ -182,7 +195,7 @@ def test_options_reach_the_run(tmp_path, capsys):
     assert (plain["optimizer"]["name"], plain["scheduler"]["name"]) == ("AdamW", "OneCycleLR")
     assert (flags["optimizer"]["name"], flags["scheduler"]) == ("SGD", None)
     assert flags["history"]["rate"] == [0.125] * 2
-    assert plain["settings"]["lr"] == training.RECIPES["torchnn"]["optimizer"]["learningrate"]
+    assert plain["settings"]["lr"] == training.RECIPES["torchnn-net"]["optimizer"]["learningrate"]
     assert flags["settings"]["seed"] == 5
 
 
@@ -701,7 +714,7 @@ def test_the_results_are_those_of_the_best_model_not_the_last(tmp_path, monkeypa
     assert not same(reported[0], last)
 
 
-@pytest.mark.parametrize(("name", "rate"), [("SGD", 0.01), ("Adam", 0.001), ("RMSprop", 0.001), ("AdamW", 0.003)])
+@pytest.mark.parametrize(("name", "rate"), [("SGD", 0.01), ("Adam", 0.001), ("RMSprop", 0.001), ("AdamW", 0.015)])
 def test_each_optimizer_has_its_own_rate_unless_one_is_given(name, rate, tmp_path):
     for given, expected in (((), rate), (("--lr", "0.5"), 0.5)):
         options = torchnn.read_options(["--train", "--optimizer", name, *given])

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.text import Text
 from PIL import Image
 from runs import BF16
 from torch.optim import lr_scheduler
@@ -595,6 +596,92 @@ def test_recipes_are_compared_over_seconds_and_the_fraction_of_the_run():
     for line, rates in zip(rate.lines, ([100, 10, 10], [100 / 3, 100, 200 / 3, 0, 0]), strict=True):
         assert line.get_xdata().tolist() == [100 * i / (len(rates) - 1) for i in range(len(rates))]
         assert line.get_ydata().tolist() == pytest.approx(rates)
+
+
+def networks():
+    """Made-up networks of the course, three of one size, and published ones."""
+    draws = np.random.default_rng(0)
+    ours = {
+        name: {"parameters": size, "accuracies": list(100 - error * draws.uniform(0.8, 1.2, runs))}
+        for name, size, error, runs in (
+            *(("Net", 593_200, 0.7, 3), ("Net, fast", 593_200, 0.71, 5), ("Net, once", 593_200, 0.68, 1)),
+            *(("SmallNet", 18_500, 0.35, 5), ("TinyNet", 7_800, 0.45, 5), ("MicroNet", 690, 1, 5)),
+        )
+    }
+    published = [
+        {"name": "by hand", "parameters": 61_706, "accuracy": 99.05, "best_epoch": False},
+        {"name": "record", "parameters": 697, "accuracy": 99.0, "best_epoch": True},
+        {"name": "student", "parameters": 7_918, "accuracy": 99.52, "best_epoch": True},
+    ]
+    return ours, published
+
+
+def test_parameters_are_compared_with_errors():
+    ours, published = networks()
+    figure = utils.post_parameters(ours, published)
+    (ax,) = figure.axes
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("parameters", "test error (%)")
+    (points, _, (bars,)), plain, best = ax.containers[0].lines, *ax.lines[-2:]
+    errors = [100 - np.array(each["accuracies"]) for each in ours.values()]
+    means = np.array([error.mean() for error in errors])
+    deviations = np.array([error.std(ddof=1) if len(error) > 1 else 0 for error in errors])
+    sizes = [each["parameters"] for each in ours.values()]
+    np.testing.assert_allclose(points.get_xydata(), np.column_stack([sizes, means]))
+    low, high = np.array([[y for _, y in bar] for bar in bars.get_segments()], float).T
+    np.testing.assert_allclose(low, means - deviations)
+    np.testing.assert_allclose(high, means + deviations)
+    np.testing.assert_allclose(plain.get_xydata(), [[61_706, 0.95]])
+    np.testing.assert_allclose(best.get_xydata(), [[697, 1.0], [7_918, 0.48]])
+    assert (plain.get_fillstyle(), best.get_fillstyle()) == ("full", "none")
+    assert plain.get_marker() == best.get_marker() != points.get_marker()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        "this course, mean ± sd over seeds",
+        "published",
+        "published, best epoch on the test set",
+    ]
+    figure.draw_without_rendering()
+    shown = [label.get_text() for label in ax.get_yticklabels() if ax.get_ylim()[0] <= label.get_position()[1]]
+    assert shown[:5] == ["0.3", "0.5", "0.7", "1", "1.5"]
+    assert "10,000" in [label.get_text() for label in ax.get_xticklabels()]
+
+
+def test_names_of_networks_cover_neither_points_nor_one_another():
+    """Also where there is a crowd: nine of one size, at the right edge, with long names."""
+    ours, published = networks()
+    errors = np.geomspace(0.68, 0.78, 6)
+    ours |= {f"Net, recipe {e:.4f}": {"parameters": 593_200, "accuracies": [99.99 - e, 100.01 - e]} for e in errors}
+    (ax,) = utils.post_parameters(ours, published).axes
+    assert {text.get_text() for text in ax.texts} == {*ours, *(each["name"] for each in published)}
+    ax.figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(text) for text in ax.texts]  # of the words, without the line to the point
+    points = [ax.transData.transform(point) for line in [ax.lines[0], *ax.lines[-2:]] for point in line.get_xydata()]
+    frame = ax.get_window_extent()
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+        assert not any(box.contains(*point) for point in points)
+        assert frame.x0 <= box.x0 < box.x1 <= frame.x1
+        assert frame.y0 <= box.y0 < box.y1 <= frame.y1
+
+
+def test_networks_alone_and_published_ones_alone():
+    ours, published = networks()
+    for figure, count in ((utils.post_parameters(ours), 1), (utils.post_parameters({}, published[1:]), 1)):
+        assert len(figure.axes[0].get_legend().get_texts()) == count
+
+
+def test_networks_without_a_logarithm_are_refused():
+    good = {"parameters": 100, "accuracies": [99.0]}
+    for ours, published, message in (
+        ({}, [], "nothing to plot: give at least one network"),
+        ({"a": good, "b": {**good, "accuracies": []}}, [], r"b needs accuracies from 0 to below 100 %, not \[\]"),
+        ({"a": {**good, "accuracies": [99.0, 100]}}, [], r"not \[99.0, 100\]"),
+        ({"a": {**good, "accuracies": [math.nan]}}, [], r"not \[nan\]"),
+        ({"a": good}, [{"name": "c", "parameters": 9, "accuracy": 100.0, "best_epoch": True}], "c needs accuracies"),
+        ({"a": {**good, "parameters": 0}}, [], "a needs a number of parameters from 1, not 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            utils.post_parameters(ours, published)
 
 
 def test_nothing_to_plot_is_said():

@@ -6,6 +6,7 @@ was built with: `model.architecture`, a name in `ARCHITECTURES`, and `model.argu
 """
 
 import math
+from collections import OrderedDict
 from numbers import Integral, Real
 
 import torch
@@ -189,30 +190,28 @@ class ImageClassifier(nn.Module):
 
 def _convolution(before, after):
     """A 3×3 convolution, batch norm (which makes a bias needless) and ReLU."""
-    return nn.Sequential(nn.Conv2d(before, after, kernel_size=3, bias=False), nn.BatchNorm2d(after), nn.ReLU())
+    conv = nn.Conv2d(before, after, kernel_size=3, bias=False)
+    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(after), relu=nn.ReLU()))
 
 
 def _separable(before, after):
     """The same, its convolution taken apart: 3×3 within each channel, then 1×1 across them (Howard et al. 2017)."""
-    return nn.Sequential(
-        nn.Conv2d(before, before, kernel_size=3, groups=before, bias=False),
-        nn.Conv2d(before, after, kernel_size=1, bias=False),
-        nn.BatchNorm2d(after),
-        nn.ReLU(),
-    )
+    depthwise = nn.Conv2d(before, before, kernel_size=3, groups=before, bias=False)
+    pointwise = nn.Conv2d(before, after, kernel_size=1, bias=False)
+    parts = {"depthwise": depthwise, "pointwise": pointwise, "norm": nn.BatchNorm2d(after), "relu": nn.ReLU()}
+    return nn.Sequential(OrderedDict(parts))
 
 
-class _Row(nn.Module):
+class _Row(nn.Sequential):
     """Layers in a row that make ten scores of an image, and the log-softmax of these."""
 
-    def __init__(self, *layers):
-        super().__init__()
+    def __init__(self, **layers):
+        super().__init__(OrderedDict(layers))
         self.architecture, self.arguments = type(self).__name__, {}
-        self.layers = nn.Sequential(*layers)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         _check_images(self.architecture, x)
-        return F.log_softmax(self.layers(x), dim=1, dtype=torch.float32)  # (N, 10)
+        return F.log_softmax(super().forward(x), dim=1, dtype=torch.float32)  # (N, 10)
 
 
 class SmallNet(_Row):
@@ -228,15 +227,15 @@ class SmallNet(_Row):
     def __init__(self):
         # Each line's comment: output shape, receptive field in pixels of the image, parameters.
         super().__init__(
-            _convolution(1, 16),  # (N, 16, 26, 26), 3×3, 176
-            _convolution(16, 16),  # (N, 16, 24, 24), 5×5, 2,336
-            nn.MaxPool2d(2),  # (N, 16, 12, 12), 6×6
-            _convolution(16, 24),  # (N, 24, 10, 10), 10×10, 3,504
-            _convolution(24, 24),  # (N, 24, 8, 8), 14×14, 5,232
-            _convolution(24, 32),  # (N, 32, 6, 6), 18×18, 6,976
-            nn.AdaptiveAvgPool2d(1),  # (N, 32, 1, 1), 28×28: the whole image
-            nn.Flatten(),  # (N, 32)
-            nn.Linear(32, 10),  # (N, 10), 330
+            conv1=_convolution(1, 16),  # (N, 16, 26, 26), 3×3, 176
+            conv2=_convolution(16, 16),  # (N, 16, 24, 24), 5×5, 2,336
+            pool=nn.MaxPool2d(2),  # (N, 16, 12, 12), 6×6
+            conv3=_convolution(16, 24),  # (N, 24, 10, 10), 10×10, 3,504
+            conv4=_convolution(24, 24),  # (N, 24, 8, 8), 14×14, 5,232
+            conv5=_convolution(24, 32),  # (N, 32, 6, 6), 18×18, 6,976
+            mean=nn.AdaptiveAvgPool2d(1),  # (N, 32, 1, 1), 28×28: the whole image
+            flatten=nn.Flatten(),  # (N, 32)
+            fc=nn.Linear(32, 10),  # (N, 10), 330
         )
 
 
@@ -250,16 +249,16 @@ class TinyNet(_Row):
     def __init__(self):
         # Each line's comment: output shape, receptive field in pixels of the image, parameters.
         super().__init__(
-            _convolution(1, 12),  # (N, 12, 26, 26), 3×3, 132
-            _convolution(12, 16),  # (N, 16, 24, 24), 5×5, 1,760
-            nn.MaxPool2d(2),  # (N, 16, 12, 12), 6×6
-            _separable(16, 32),  # (N, 32, 10, 10), 10×10, 720
-            _separable(32, 32),  # (N, 32, 8, 8), 14×14, 1,376
-            _separable(32, 32),  # (N, 32, 6, 6), 18×18, 1,376
-            _separable(32, 32),  # (N, 32, 4, 4), 22×22, 1,376
-            nn.AdaptiveAvgPool2d(1),  # (N, 32, 1, 1), 28×28: the whole image
-            nn.Flatten(),  # (N, 32)
-            nn.Linear(32, 10),  # (N, 10), 330
+            conv1=_convolution(1, 12),  # (N, 12, 26, 26), 3×3, 132
+            conv2=_convolution(12, 16),  # (N, 16, 24, 24), 5×5, 1,760
+            pool=nn.MaxPool2d(2),  # (N, 16, 12, 12), 6×6
+            conv3=_separable(16, 32),  # (N, 32, 10, 10), 10×10, 720
+            conv4=_separable(32, 32),  # (N, 32, 8, 8), 14×14, 1,376
+            conv5=_separable(32, 32),  # (N, 32, 6, 6), 18×18, 1,376
+            conv6=_separable(32, 32),  # (N, 32, 4, 4), 22×22, 1,376
+            mean=nn.AdaptiveAvgPool2d(1),  # (N, 32, 1, 1), 28×28: the whole image
+            flatten=nn.Flatten(),  # (N, 32)
+            fc=nn.Linear(32, 10),  # (N, 10), 330
         )
 
 
@@ -273,15 +272,15 @@ class MicroNet(_Row):
     def __init__(self):
         # Each line's comment: output shape, receptive field in pixels of the image, parameters.
         super().__init__(
-            _convolution(1, 6),  # (N, 6, 26, 26), 3×3, 66
-            _separable(6, 10),  # (N, 10, 24, 24), 5×5, 134
-            nn.MaxPool2d(2),  # (N, 10, 12, 12), 6×6
-            _separable(10, 12),  # (N, 12, 10, 10), 10×10, 234
-            _separable(12, 14),  # (N, 14, 8, 8), 14×14, 304
-            _separable(14, 14),  # (N, 14, 6, 6), 18×18, 350
-            nn.AdaptiveAvgPool2d(1),  # (N, 14, 1, 1), 28×28: the whole image
-            nn.Flatten(),  # (N, 14)
-            nn.Linear(14, 10),  # (N, 10), 150
+            conv1=_convolution(1, 6),  # (N, 6, 26, 26), 3×3, 66
+            conv2=_separable(6, 10),  # (N, 10, 24, 24), 5×5, 134
+            pool=nn.MaxPool2d(2),  # (N, 10, 12, 12), 6×6
+            conv3=_separable(10, 12),  # (N, 12, 10, 10), 10×10, 234
+            conv4=_separable(12, 14),  # (N, 14, 8, 8), 14×14, 304
+            conv5=_separable(14, 14),  # (N, 14, 6, 6), 18×18, 350
+            mean=nn.AdaptiveAvgPool2d(1),  # (N, 14, 1, 1), 28×28: the whole image
+            flatten=nn.Flatten(),  # (N, 14)
+            fc=nn.Linear(14, 10),  # (N, 10), 150
         )
 
 

@@ -1,7 +1,7 @@
 """Train a network, and read your own digits with it, from the command line.
 
 examples:
-  python torchnn.py --train                               train Net for 10 epochs, keep the best model
+  python torchnn.py --train                               train SmallNet for 10 epochs, keep the best model
   python torchnn.py --train --arch CNN --epochs 5 --optimizer Adam --lr 0.001
   python torchnn.py --train --resume                      continue a run that was stopped
   python torchnn.py --infer seven.jpg                     which digit is it?

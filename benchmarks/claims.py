@@ -108,7 +108,7 @@ def time_line(session):
     return f"**Time:** {with_bf16:.0f} minutes on {cores} with bfloat16 arithmetic{other}; seconds with `SMOKE=1`."
 
 
-FIRST = ("mlp", "cnn", "image-classifier", "s5", "fast1", "fast2")  # the recipes in README.md
+FIRST = ("mlp", "cnn", "image-classifier", "s5", "fast1", "fast2", "small", "tiny", "micro")  # the recipes in README.md
 SECTIONS = {  # file → name → what makes the section of its present text
     "README.md": {
         "sessions": sessions,

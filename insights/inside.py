@@ -207,14 +207,19 @@ def _blocks_figure(model, rows):
         else:
             sizes.append((0.1, 0.13 * math.log2(1 + row["shape"][0]), 0))
     gap = (total - 0.7 - sum(width + back for width, _, back in sizes)) / (len(rows) - 1)
-    figure, ax = plt.subplots(figsize=(total, 2.6), layout="constrained")
-    x, small = 0.35, {"ha": "center", "fontsize": 8.5}
+    crowded = len(rows) > 12
+    figure, ax = plt.subplots(figsize=(total, 3.1 if crowded else 2.6), layout="constrained")
+    x = 0.35
+    small = {"ha": "center", "fontsize": 7 if crowded else 8.5}
     for row, (width, height, back) in zip(rows, sizes, strict=True):
         if row["kind"] != "image":
             ax.annotate("", (x, 0), (x - gap, 0), arrowprops={"arrowstyle": "-|>", "color": "0.3", "shrinkA": 3})
             window = f"{row['kernel']}×{row['kernel']}" if row["kernel"] else None
-            words = "\n".join(filter(None, (row["name"], row["kind"], window)))
-            ax.text(x - gap / 2, 0.06, words, va="bottom", **small)
+            words = filter(None, (row["name"], row["kind"], window))
+            if crowded:  # upright, in one line
+                ax.text(x - gap / 2, 0.09, " ".join(words), va="bottom", rotation=90, **small)
+            else:
+                ax.text(x - gap / 2, 0.06, "\n".join(words), va="bottom", **small)
             if row["parameters"]:
                 ax.text(x - gap / 2, -0.07, f"{row['parameters']:,}", va="top", color="0.3", **small)
         low, high, right = -height / 2, height / 2, x + width
@@ -225,11 +230,12 @@ def _blocks_figure(model, rows):
         }
         for colour, corners in faces.items():
             ax.add_patch(plt.Polygon(corners, facecolor=colour, edgecolor="black", linewidth=0.7))
-        ax.text(x + (width + back) / 2, -0.95, "×".join(f"{size:,}" for size in row["shape"]), ha="center", va="top")
+        shape = "×".join(f"{size:,}" for size in row["shape"])
+        ax.text(x + (width + back) / 2, -0.95, shape, ha="center", va="top", fontsize=7.5 if crowded else 10)
         x = right + back + gap
     count = sum(p.numel() for p in model.parameters())
     ax.set_title(f"{type(model).__name__}: {count:,} parameters (below an arrow: those of its layer)")
-    ax.set(xlim=(0, total), ylim=(-1.2, 1), aspect="equal")
+    ax.set(xlim=(0, total), ylim=(-1.2, 1.5 if crowded else 1), aspect="equal")
     ax.axis("off")
     return figure
 

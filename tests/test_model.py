@@ -1,4 +1,5 @@
 import copy
+import inspect
 import json
 import re
 
@@ -53,19 +54,68 @@ def test_other_shapes_are_refused_in_one_sentence(shape):
         Net()(torch.rand(shape))
 
 
-def test_receptive_field_is_what_the_comments_say():
-    """The pixels with a gradient from one unit, for the last convolution: 14×14."""
-    net, seen = Net(), {}
-    net.conv4.register_forward_hook(lambda layer, inputs, output: seen.update(conv4=output))
+@pytest.mark.parametrize(
+    ("name", "layer", "size"), [("Net", "conv4", 14), ("SmallNet", "conv5", 18), ("TinyNet", "conv6", 22)]
+)
+def test_receptive_field_is_what_the_comments_say(name, layer, size):
+    """The pixels with a gradient from one unit of the last convolution, and what the comment at it says."""
+    net, seen = model.ARCHITECTURES[name]().eval(), {}
+    getattr(net, layer).register_forward_hook(lambda layer, inputs, output: seen.update(output=output))
     # Max-pooling lets the gradient of only some pixels through, so the union over many draws counts.
     reached = torch.zeros(28, 28, dtype=torch.bool)
     for _ in range(30):
         image = torch.rand(1, 1, 28, 28, requires_grad=True)
         net(image)
-        seen["conv4"][0, :, 4, 4].sum().backward()
+        seen["output"][0, :, 2, 2].sum().backward()
         reached |= image.grad[0, 0] != 0
     rows = reached.any(1).nonzero().flatten()
-    assert rows.max() - rows.min() + 1 == 14
+    assert rows.max() - rows.min() + 1 == size
+    line = next(line for line in inspect.getsource(type(net)).splitlines() if re.search(rf"\b{layer}\b.*# \(N", line))
+    assert f"{size}×{size}" in line
+    assert f"(N, {', '.join(map(str, seen['output'].shape[1:]))})" in line
+
+
+@pytest.mark.parametrize("name", ["SmallNet", "TinyNet", "MicroNet"])
+def test_small_networks_are_their_formulas_in_a_row(name):
+    """Against sums over windows, in evaluation, with running figures that are not the first ones."""
+    network, images = model.ARCHITECTURES[name]().eval(), torch.randn(3, 1, 28, 28)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.weight.data, module.bias.data, module.running_mean):
+                tensor.normal_()
+            module.running_var.uniform_(0.5, 2)
+    x, pooled = images, False
+    for layer, part in network.named_children():
+        if layer == "pool":
+            x, pooled = x.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5)), True
+        elif layer.startswith("conv"):
+            windows = x.unfold(2, 3, 1).unfold(3, 3, 1)  # (N, C, H, W, 3, 3)
+            if hasattr(part, "depthwise"):
+                each = torch.einsum("nchwij,cij->nchw", windows, part.depthwise.weight[:, 0])
+                x = torch.einsum("nchw,dc->ndhw", each, part.pointwise.weight[:, :, 0, 0])
+            else:
+                x = torch.einsum("nchwij,dcij->ndhw", windows, part.conv.weight)
+            norm = part.norm
+            mean, var, gamma, beta = (
+                t.view(-1, 1, 1) for t in (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+            )
+            x = ((x - mean) / (var + norm.eps).sqrt() * gamma + beta).clamp(min=0)
+    assert pooled
+    expected = (x.mean((2, 3)) @ network.fc.weight.T + network.fc.bias).log_softmax(1)
+    torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_budgets_of_the_small_networks():
+    assert parameters(model.SmallNet()) < 20_000
+    assert parameters(model.TinyNet()) < 8_000
+    assert parameters(model.MicroNet()) <= 1_500
+    for name in ("SmallNet", "TinyNet", "MicroNet"):  # the counts in words and comments
+        network, source = model.ARCHITECTURES[name](), inspect.getsource(model.ARCHITECTURES[name])
+        assert f"{parameters(network):,}" in network.__doc__
+        for layer, part in network.named_children():
+            if parameters(part):
+                (line,) = re.findall(rf" {layer}=.*", source)
+                assert line.endswith(f", {parameters(part):,}")
 
 
 @pytest.mark.parametrize(
@@ -80,6 +130,10 @@ def test_receptive_field_is_what_the_comments_say():
         ("CNN", {"padding": 0, "dropout": 0.5}, 320 + 18_496 + 64 * 6 * 6 * 128 + 128 + 1_290),
         ("CNN", {"padding": 2}, 320 + 18_496 + 64 * 8 * 8 * 128 + 128 + 1_290),
         ("ImageClassifier", {}, 56_394),
+        # Nine weights a pair of channels and two numbers a channel of batch norm; with depthwise ones nine a channel.
+        ("SmallNet", {}, 9 * (16 + 16 * 16 + 16 * 24 + 24 * 24 + 24 * 32) + 2 * (16 + 16 + 24 + 24 + 32) + 330),
+        ("TinyNet", {}, 9 * (12 + 12 * 16 + 16 + 3 * 32) + (16 + 3 * 32) * 32 + 2 * (12 + 16 + 4 * 32) + 330),
+        ("MicroNet", {}, 9 * (6 + 6 + 10 + 12 + 14) + 60 + 120 + 168 + 196 + 2 * (6 + 10 + 12 + 14 + 14) + 150),
     ],
 )
 def test_every_architecture_is_rebuilt_from_what_it_carries(name, arguments, count):
@@ -209,7 +263,7 @@ def test_bad_arguments_of_the_cnn_are_named():
         model.CNN(dropout=2)
 
 
-@pytest.mark.parametrize("name", ["CNN", "ImageClassifier", "MLP"])
+@pytest.mark.parametrize("name", ["CNN", "ImageClassifier", "MLP", "SmallNet", "TinyNet", "MicroNet"])
 @pytest.mark.parametrize("shape", [(4, 28, 28), (4, 3, 28, 28), (4, 1, 32, 32), (784,)])
 def test_wrong_image_size_is_named_with_what_fits(name, shape):
     with pytest.raises(ValueError, match=r"takes images of shape \(N, 1, 28, 28\).*, not \("):

@@ -423,7 +423,8 @@ def feature_maps(model, image, channels=8):
     """The outputs of every layer for one image, after its activation: the `channels` maps of largest variance.
 
     `image`: `(1, 28, 28)`, normalised. Returns `(figure, {layer name: output})`, each output
-    `(C, H, W)`, or `(C,)` for a linear layer, which is drawn as one strip. Each map has its own scale.
+    `(C, H, W)`, or `(C,)` for a linear layer, which is drawn as one strip, as are means of maps. Each map has its
+    own scale.
     Raises DoesNotApply for a model without convolution, pooling or linear layers, ValueError for another
     shape, or no channel.
     """
@@ -434,7 +435,9 @@ def feature_maps(model, image, channels=8):
     outputs = {layer.name: layer.output.detach().float().cpu().numpy()[0] for layer in recorder.layers}
     if not outputs:
         raise DoesNotApply("Feature maps need a convolution, pooling or linear layer, and this model has none.")
-    heights = [1 if output.ndim == 3 else 0.3 for output in outputs.values()]
+    # maps of one pixel are numbers, as those of a linear layer
+    drawn = {name: output.reshape(-1) if output.size == len(output) else output for name, output in outputs.items()}
+    heights = [1 if output.ndim == 3 else 0.3 for output in drawn.values()]
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             *(len(outputs), 1),
@@ -443,7 +446,7 @@ def feature_maps(model, image, channels=8):
             squeeze=False,
             layout="constrained",
         )
-        for ax, (name, output) in zip(axes.flat, outputs.items(), strict=True):
+        for ax, (name, output) in zip(axes.flat, drawn.items(), strict=True):
             if output.ndim == 1:
                 strip, numbers, width = output[None], range(len(output) if len(output) <= 10 else 0), 1
             else:
@@ -456,7 +459,7 @@ def feature_maps(model, image, channels=8):
                 middle = i * width + (width - 1) / 2 - (output.ndim == 3) / 2
                 above = {"textcoords": "offset points", "ha": "center", "fontsize": "x-small"}
                 ax.annotate(f"{number}", (middle, -0.5), (0, 2), **above)
-            words = f"{name}\n{'×'.join(map(str, output.shape))}"
+            words = f"{name}\n{'×'.join(map(str, outputs[name].shape))}"
             ax.text(-0.01, 0.5, words, transform=ax.transAxes, ha="right", va="center")
             ax.axis("off")
         figure.suptitle(

@@ -23,7 +23,13 @@ from insights import inside
 from model import ARCHITECTURES, CNN, ImageClassifier, Net, create_model
 
 CPU = torch.device("cpu")
-CONVOLUTIONAL = {"Net": Net, "CNN": CNN, "CNN without padding": lambda: CNN(padding=0), "classifier": ImageClassifier}
+CONVOLUTIONAL = {
+    **{name: ARCHITECTURES[name] for name in ("SmallNet", "TinyNet", "MicroNet")},
+    "Net": Net,
+    "CNN": CNN,
+    "CNN without padding": lambda: CNN(padding=0),
+    "classifier": ImageClassifier,
+}
 
 
 def small():
@@ -579,6 +585,10 @@ def test_feature_maps_are_what_each_layer_gives(answers):
     drawn = insights.feature_maps(no_activation, image)[0].axes[0].images[0].get_array()
     for one in (drawn[:26, :26], drawn[:26, 27:53]):  # from its lowest to its highest value, also below 0
         assert (one.min(), one.max()) == (0, 1)
+    figure, numbers = insights.feature_maps(ImageClassifier().eval(), image)
+    means = list(numbers.values())[-2]  # of each map, drawn as numbers
+    assert means.shape == (64, 1, 1)
+    np.testing.assert_array_equal(figure.axes[-2].images[0].get_array(), means.reshape(1, 64))
     _, numbers = insights.feature_maps(create_model(), image)
     assert [output.shape for output in numbers.values()] == [(128,), (64,), (10,)]
     with pytest.raises(ValueError, match=r"one image of shape \(1, 28, 28\)"):
@@ -602,6 +612,16 @@ def traced(model):
     for handle in handles:
         handle.remove()
     return shapes
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_words_of_the_blocks_do_not_overlap(architecture):
+    figure, _ = insights.network_blocks(ARCHITECTURES[architecture]())
+    figure.draw_without_rendering()
+    texts = [text for text in figure.axes[0].texts if text.get_text()]
+    boxes = [text.get_window_extent().shrunk(0.98, 0.98) for text in texts]
+    for i, box in enumerate(boxes):
+        assert box.count_overlaps(boxes[i + 1 :]) == 0, texts[i].get_text()
 
 
 @pytest.mark.parametrize("architecture", [*ARCHITECTURES, "stand-in"])

@@ -3,6 +3,9 @@
 `utils` re-exports these, so that a notebook needs one import line.
 """
 
+import contextlib
+
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.text import Text
@@ -22,6 +25,18 @@ CURVES = [  # one for each model, told apart in grey too; colours: Okabe and Ito
 ]
 PUBLISHED = "#D55E00"  # points measured by others; of the same palette
 VALUES = "viridis"  # the colour map of computed values: perceptually uniform, its lightness rises from low to high
+
+
+@contextlib.contextmanager
+def styled():
+    """The one style, for the figures that are made within.
+
+    A bare rc_context would also undo what the first figure in a notebook sets: that figures are shown there.
+    """
+    with plt.rc_context(STYLE):
+        yield
+        interactive = plt.isinteractive()
+    matplotlib.interactive(interactive)
 
 
 def post_display(train_loader):
@@ -49,7 +64,7 @@ def post_accuracyplots(train_losses, test_losses, train_acc, test_acc, *, names=
     """
     if len(train_losses) + len(test_losses) == 0:
         raise ValueError("There is nothing to plot yet: run the training loop first.")
-    with plt.rc_context(STYLE):
+    with styled():
         figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
         for ax, name, unit, pair in (
             (left, "Loss", "mean negative log-likelihood", (train_losses, test_losses)),
@@ -87,7 +102,7 @@ def post_recipes(recipes):
     training time until then, the test accuracy in %, the learning rate. Rates are drawn in percent of each
     recipe's highest, which the legend names: those of different optimizers are not the same thing.
     """
-    with plt.rc_context(STYLE):
+    with styled():
         figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
         errors = []
         for (name, recipe), style in zip(recipes.items(), CURVES[:2], strict=True):
@@ -129,7 +144,7 @@ def post_parameters(ours, published=()):
     y = [100 - np.mean(accuracies) for accuracies in runs]
     sd = [np.std(accuracies, ddof=1) if len(accuracies) > 1 else 0 for accuracies in runs]
     count, groups = len(ours), []
-    with plt.rc_context(STYLE):
+    with styled():
         figure, ax = plt.subplots(figsize=(10, 6.5), layout="constrained")
         if ours:
             style = {"color": TEST_STYLE["color"], "marker": "s", "markersize": 5, "capsize": 2, "elinewidth": 1}

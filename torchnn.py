@@ -283,10 +283,10 @@ def _save_figure(path, answers):
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    from plots import STYLE, TEST_STYLE
+    from plots import TEST_STYLE, styled
 
     kind = path.suffix[1:].lower() or "png"
-    with plt.rc_context(STYLE):
+    with styled():
         figure, axes = plt.subplots(
             len(answers), 3, figsize=(9, 2.9 * len(answers)), layout="constrained", squeeze=False
         )

@@ -34,7 +34,7 @@ from checkpoint import (
 from checks import choose, whole_number
 from dataset import make_loader
 from model import ARCHITECTURES
-from plots import STYLE, TEST_STYLE
+from plots import TEST_STYLE, styled
 
 # ------------------------------------------------------------------------------------------------
 # Recipes: what is measured, trained from the command line and told in the sessions, each once
@@ -496,7 +496,7 @@ def rate_range(model, optimizer, data, criterion, *, low=1e-5, high=1.0, steps=1
         raise ValueError("The loss is not finite from the start: give a smaller `low`, or look at the weights.")
     rates, smoothed = rates[: len(losses)], np.array(smoothed)
     suggested = float(rates[smoothed.argmin()]) / 10
-    with plt.rc_context(STYLE):
+    with styled():
         figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
         ax.plot(rates, losses, color="lightgray", linewidth=1, label="each batch")
         ax.plot(rates, smoothed, label="smoothed", **{**TEST_STYLE, "marker": ""})

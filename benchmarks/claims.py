@@ -18,6 +18,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 import accuracy  # noqa: E402
 import cost  # noqa: E402
 import speed  # noqa: E402
+import tries  # noqa: E402
 
 MAKERS = {  # kept result → the command that makes it
     "infer": "infer.py",
@@ -118,6 +119,7 @@ SECTIONS = {  # file → name → what makes the section of its present text
     "benchmarks/README.md": {
         "accuracy": lambda _: accuracy.table(),
         "speed": lambda _: speed.report(speed.kept()),
+        "tries": lambda _: tries.table(tries.read()),
         "cost": lambda _: cost.table(kept("cost")),
         "claims": lambda _: table(),
     },

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from checks import whole_number
 from dataset import make_loader
 from insights.inside import DoesNotApply, device_of, evaluation_copy
-from plots import CURVES, STYLE, TEST_STYLE, VALUES
+from plots import CURVES, TEST_STYLE, VALUES, styled
 from utils import autocast, memory_format
 
 CLASSES = "tab10"  # the colour map of ten classes: qualitative, since none is more than another
@@ -127,7 +127,7 @@ def confusion(answers, pairs=8):
     off = matrix - np.diag(np.diag(matrix))
     order = [divmod(int(i), len(matrix)) for i in off.ravel().argsort(kind="stable")[::-1][:pairs]]
     numbers |= {"matrix": matrix, "pairs": [(t, p, int(off[t, p])) for t, p in order if off[t, p] > 0]}
-    with plt.rc_context(STYLE):
+    with styled():
         figure = plt.figure(figsize=(11, 5.6), layout="constrained")
         grid = figure.add_gridspec(2, 2, width_ratios=(1.25, 1))
         left, top, bottom = (figure.add_subplot(part) for part in (grid[:, 0], grid[0, 1], grid[1, 1]))
@@ -175,7 +175,7 @@ def gallery(answers, count=16):
         wrong if len(mistakes) else "No mistakes",
         "Correct predictions, least confident first, with the second most probable class",
     )
-    with plt.rc_context(STYLE):
+    with styled():
         figure = plt.figure(figsize=(10, 1.75 * sum(rows) + 0.7), layout="constrained")
         parts = figure.subfigures(2, 1, height_ratios=rows)
         for part, title, indices, height in zip(parts, titles, numbers.values(), rows, strict=True):
@@ -218,7 +218,7 @@ def embedding(answers, images=2000):
     perplexity = min(30, (len(part) - 1) / 3)
     points = TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(part.features.numpy())
     colours = plt.get_cmap(CLASSES).colors
-    with plt.rc_context(STYLE):
+    with styled():
         figure, ax = plt.subplots(figsize=(7, 6.4), layout="constrained")
         for i, name in enumerate(answers.classes):
             x, y = points[(part.labels == i).numpy()].T

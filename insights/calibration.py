@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from checks import whole_number
-from plots import STYLE, TEST_STYLE, TRAIN_STYLE
+from plots import TEST_STYLE, TRAIN_STYLE, styled
 
 
 def _some(labels):
@@ -72,7 +72,7 @@ def calibration(answers, validation=None, bins=15):
     if validation is not None:
         numbers["temperature"] = fit_temperature(validation.log_probabilities, validation.labels)
         curves["after"] = apply_temperature(answers.log_probabilities, numbers["temperature"])
-    with plt.rc_context(STYLE):
+    with styled():
         figure, (top, bottom) = plt.subplots(
             2, 1, figsize=(6, 6), height_ratios=(3, 1), sharex=True, layout="constrained"
         )

@@ -18,7 +18,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from checks import whole_number
-from plots import STYLE, TEST_STYLE, VALUES
+from plots import TEST_STYLE, VALUES, styled
 
 SIGNED = "RdBu_r"  # the colour map of weights: diverging, blue below 0, white at 0, red above
 
@@ -289,7 +289,7 @@ def layer_costs(model):
 
 def _costs_figure(model, rows):
     totals = {column: sum(row[column] for row in rows) for column in ("parameters", "multiply_adds")}
-    with plt.rc_context(STYLE):
+    with styled():
         figure, axes = plt.subplots(1, 2, figsize=(10, 1.3 + 0.3 * len(rows)), sharey=True, layout="constrained")
         for ax, (column, total) in zip(axes, totals.items(), strict=True):
             values = [row[column] for row in rows]
@@ -362,7 +362,7 @@ def _geometry(recorder, size):
 
 
 def _field_figure(rows, size):
-    with plt.rc_context(STYLE):
+    with styled():
         figure, (table, bars) = plt.subplots(
             1, 2, figsize=(10, 1.2 + 0.36 * len(rows)), width_ratios=(3, 2), sharey=True, layout="constrained"
         )
@@ -408,7 +408,7 @@ def filters(model):
     empty = np.full((rows * columns - len(weights), *weights.shape[1:]), np.nan, np.float32)
     lines = np.concatenate([weights, empty]).reshape(rows, columns, *weights.shape[1:])
     mosaic = np.concatenate([_strip(line) for line in lines])[:-1, :-1]  # gaps between the filters only
-    with plt.rc_context(STYLE):
+    with styled():
         figure, ax = plt.subplots(figsize=(7.2, 0.75 * rows + 0.9), layout="constrained")
         # grey between the filters, where white would look like weights of 0
         colours = plt.get_cmap(SIGNED).with_extremes(bad="0.6")
@@ -438,7 +438,7 @@ def feature_maps(model, image, channels=8):
     # maps of one pixel are numbers, as those of a linear layer
     drawn = {name: output.reshape(-1) if output.size == len(output) else output for name, output in outputs.items()}
     heights = [1 if output.ndim == 3 else 0.3 for output in drawn.values()]
-    with plt.rc_context(STYLE):
+    with styled():
         figure, axes = plt.subplots(
             *(len(outputs), 1),
             figsize=(channels + 1.6, 1.02 * sum(heights) + 0.35 * len(heights)),
@@ -575,7 +575,7 @@ def explanations(model, images, labels=None, *, targets=None, layer=None, maps=(
     if "occlusion" in maps:
         numbers["occlusion"] = occlusion(model, images, targets).numpy()
     titles = {"grad_cam": "Grad-CAM for {}", "occlusion": "occlusion for {}, max. {:.2g}"}
-    with plt.rc_context(STYLE):
+    with styled():
         figure, axes = plt.subplots(
             len(images), 2 + len(maps), figsize=(2.2 * (2 + len(maps)) + 0.8, 2.15 * len(images)), squeeze=False,
             width_ratios=(*[1] * (1 + len(maps)), 1.4), layout="constrained",

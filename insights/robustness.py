@@ -8,7 +8,7 @@ import torch
 from checks import whole_number
 from insights.answers import Predictions, forward, not_empty, predictions, ready
 from model import MEAN, STD
-from plots import CURVES, STYLE
+from plots import CURVES, styled
 
 
 def _rotate(images, degrees, generator):
@@ -93,7 +93,7 @@ def robustness(models, data, images=1000, *, mean=None, std=None):
                 parts = [forward(network, (part - own_mean) / own_std) for part in distorted.split(500)]
                 right = (torch.cat(parts).argmax(dim=1) == labels).double().mean().item()
                 numbers[name][model].append(100 * right)
-    with plt.rc_context(STYLE):
+    with styled():
         figure, axes = plt.subplots(2, 3, figsize=(11, 6), sharey=True, layout="constrained")
         for ax, (name, found) in zip(axes.flat, numbers.items(), strict=True):
             for model, style in zip(copies, CURVES, strict=False):

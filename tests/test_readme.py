@@ -17,6 +17,7 @@ import infer
 import pytest
 import speed
 import torch
+import tries
 from PIL import Image
 from torch import nn
 
@@ -317,6 +318,60 @@ def test_data_kept_accuracies_are_of_their_runs_and_reach_their_targets():
         assert result["sd"] == pytest.approx((sum((a - mean) ** 2 for a in found) / (len(found) - 1)) ** 0.5)
         assert [run["seed"] for run in result["runs"]] == list(range(1, len(found) + 1))
         assert mean >= TARGETS.get(result["recipe"], 0)
+
+
+# What was tried ---------------------------------------------------------------------------------
+
+
+def test_words_make_the_network_that_they_describe():
+    """With TinyNet's and MicroNet's weights in order it gives the same."""
+    for theirs, words in (
+        (models.TinyNet(), "12 16 pool 32s 32s 32s 32s"),
+        (models.MicroNet(), "6 10s pool 12s 12s 12s"),
+    ):
+        ours = tries.Tried(words)
+        values = theirs.state_dict().values()
+        ours.load_state_dict(dict(zip(ours.state_dict(), values, strict=True)))
+        images = torch.randn(2, 1, 28, 28)
+        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images))
+    mixed = tries.Tried("4 8p pool 6")
+    assert sum(p.numel() for p in mixed.parameters()) == 36 + 8 + 32 + 16 + 9 * 48 + 12 + 70
+    assert tries.TRIES["tiny1"]["optimizer"] == {**RECIPES["tiny1"]["optimizer"]}
+
+
+def test_a_try_is_measured_on_validation_images_and_kept(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(tries, "KEPT", tmp_path / "tries.json")
+    monkeypatch.setitem(tries.TRIES, "tiny", tries.recipe("4 pool 6", epochs=1, batch_size=64))
+    run, seen = accuracy.run, []
+
+    def on_digits(name, seed, **options):
+        seen.append(options)
+        return run(name, seed, dataset="digits", **{key: value for key, value in options.items() if key != "dataset"})
+
+    monkeypatch.setattr(accuracy, "run", on_digits)
+    assert tries.main(["tiny", "--seeds", "2"]) == 0
+    assert [options["validation"] for options in seen] == [True, True]
+    kept = tries.read()["tiny"]
+    assert (kept["parameters"], kept["epochs"], kept["n"]) == (36 + 8 + 9 * 24 + 12 + 70, 1, 2)
+    accuracies = ", ".join(f"{run['accuracy']:.2f}" for run in kept["runs"])
+    capsys.readouterr()
+    assert tries.main([]) == 0
+    assert f"| `tiny` | 4 pool 6 | 342 | 1 | {accuracies} | " in capsys.readouterr().out
+    for arguments in (["nothing"], ["tiny", "--seeds", "0"]):
+        with pytest.raises(SystemExit) as stop:
+            tries.main(arguments)
+        assert stop.value.code == 2
+
+
+def test_data_kept_tries_are_those_that_are_named():
+    """A check of the committed file, not of the code."""
+    kept = tries.read()
+    assert kept.keys() == tries.TRIES.keys()
+    for name, found in kept.items():
+        network = tries.Tried(tries.TRIES[name]["arguments"]["words"])
+        assert found["parameters"] == sum(p.numel() for p in network.parameters())
+        assert found["epochs"] == tries.TRIES[name]["epochs"]
+        assert [run["seed"] for run in found["runs"]] == list(range(1, found["n"] + 1))
 
 
 # Speed ------------------------------------------------------------------------------------------

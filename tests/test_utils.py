@@ -9,6 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, Subset, TensorDataset
 
 import dataset
+import plots
 import utils
 from model import Net
 from plots import TEST_STYLE, TRAIN_STYLE
@@ -614,6 +616,21 @@ def networks():
         {"name": "student", "parameters": 7_918, "accuracy": 99.52, "best_epoch": True},
     ]
     return ours, published
+
+
+def test_the_style_ends_with_its_figure_and_figures_stay_shown(monkeypatch):
+    """In a notebook the first figure makes matplotlib interactive; a style that undid it would hide those after it."""
+    grid = matplotlib.rcParams["axes.grid"]
+    matplotlib.interactive(False)
+    with plots.styled():
+        assert matplotlib.rcParams["axes.grid"] is True
+        matplotlib.interactive(True)
+    assert matplotlib.is_interactive()
+    assert matplotlib.rcParams["axes.grid"] == grid
+    matplotlib.interactive(False)
+    with plots.styled():
+        pass
+    assert not matplotlib.is_interactive()
 
 
 def test_parameters_are_compared_with_errors():

@@ -100,9 +100,12 @@ RECIPES = {
     },
     # session 6's small networks: each in full, then as quickly as it gets to a mark
     "small": SMALL,
-    "small4": {**SMALL, "epochs": 4},
+    "small4": {**SMALL, "epochs": 4, "optimizer": {**ADAMW, "learningrate": 0.02}},
     "tiny": {**SMALL, "arch": "TinyNet"},
-    "tiny1": {**SMALL, "arch": "TinyNet", "epochs": 1, "batch_size": 64, "optimizer": {**ADAMW, "learningrate": 0.02}},
+    "tiny1": {
+        **SMALL, "arch": "TinyNet", "epochs": 1, "batch_size": 16,
+        "optimizer": {**ADAMW, "learningrate": 0.01}, "scheduler": {**ONE_CYCLE, "pct_start": 0.15},
+    },
     "micro": {
         **SMALL, "arch": "MicroNet", "epochs": 40,
         "augmentation": (RandomAffineEach(degrees=5, zoom=(0.95, 1.05), shift=0.03, mode="bicubic"),),

@@ -50,7 +50,7 @@ def table():
     photos, start = infer["photos"], infer["start"]
     rows = [
         (
-            f"{photos['count']} photographs made of test digits, classified correctly by a `fast2` Net",
+            f"{photos['count']} photographs made of test digits, classified correctly by the default network",
             f"{photos['accuracy']:.1f} %, {photos['milliseconds']:.0f} ms each{on(infer)}",
             "infer",
         ),

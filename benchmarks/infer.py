@@ -2,8 +2,8 @@
 
     python benchmarks/infer.py [--checkpoint FILE]
 
-Makes "photos" of 500 test digits of MNIST, and reports how many of them are classified correctly by a Net
-trained by the two-epoch recipe (here, unless a checkpoint is given). Then it times one image from a
+Makes "photos" of 500 test digits of MNIST, and reports how many of them are classified correctly by the
+command line's default network (trained here, unless a checkpoint is given). Then it times one image from a
 cold start against importing torch and torchvision alone. Kept in benchmarks/results/infer.json.
 """
 
@@ -112,9 +112,9 @@ def cold_start(model, digit):
 
 
 def trained():
-    """A Net that the two-epoch recipe trained on the whole training set, seed 1."""
-    print("Training Net by the two-epoch recipe …", flush=True)
-    return training.train_recipe("fast2", seed=1)[0]
+    """The network that `torchnn.py --train` trains by default, trained on the whole training set, seed 1."""
+    print("Training the command line's default network …", flush=True)
+    return training.train_recipe("torchnn", seed=1)[0]
 
 
 def main(arguments=None):

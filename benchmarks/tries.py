@@ -25,6 +25,7 @@ from training import RECIPES  # noqa: E402
 
 KEPT = accuracy.RESULTS / "tries.json"
 GENTLER = (RandomAffineEach(degrees=5, zoom=(0.95, 1.05), shift=0.03, mode="bicubic"),)
+MORE = (RandomAffineEach(degrees=13, zoom=(0.87, 1.13), shift=0.08, mode="bicubic"),)
 
 
 class Tried(nn.Module):
@@ -67,18 +68,20 @@ TRIES = {
     "small": recipe("16 16 pool 24 24 32"),
     "small-deeper": recipe("16 16 16 pool 20 20 20 24"),
     "small-separable": recipe("16 24 pool 60s 60s 60s 60s"),
-    "small-4": recipe("16 16 pool 24 24 32", 4, 0.02),
-    "small-4-batch64": recipe("16 16 pool 24 24 32", 4, 0.015, 64),
+    "small-augmented": recipe("16 16 pool 24 24 32", augmentation=MORE),
+    "small-deeper-augmented": recipe("16 16 16 pool 20 20 20 24", augmentation=MORE),
+    "small4": recipe("16 16 pool 24 24 32", 4, 0.02),
+    "small4-batch64": recipe("16 16 pool 24 24 32", 4, 0.015, 64),
     "tiny": recipe(TINY),
     "tiny-plain": recipe("10 10 pool 14 16 16 16p"),
     "tiny-plain-2": recipe("10 10 pool 12 14 14 16"),
     "tiny-deeper": recipe("10 12 pool 32s 32s 32s 32s 32s"),
     "tiny-early-separable": recipe("12 24s pool 36s 36s 36s 36s"),
     "tiny-wider-start": recipe("16 16 pool 32s 32s 32s 32s"),
-    "tiny1": recipe(TINY, **ONE),
+    "tiny1-batch64": recipe(TINY, **ONE),
     "tiny1-rate0.04": recipe(TINY, **{**ONE, "rate": 0.04}),
     "tiny1-batch32": recipe(TINY, **{**ONE, "batch_size": 32}),
-    "tiny1-batch16": recipe(
+    "tiny1": recipe(
         TINY, **{**ONE, "batch_size": 16, "rate": 0.01}, scheduler={"name": "OneCycleLR", "pct_start": 0.15}
     ),
     "tiny1-plain-images": recipe(TINY, **{**ONE, "batch_size": 32}, augmentation=None),

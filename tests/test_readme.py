@@ -740,7 +740,7 @@ def test_claims_of_made_up_results(monkeypatch, tmp_path, capsys):
     assert claims.table().splitlines() == [
         "| what | measured | by |",
         "| --- | --- | --- |",
-        "| 500 photographs made of test digits, classified correctly by a `fast2` Net |"
+        "| 500 photographs made of test digits, classified correctly by the default network |"
         " 99.8 %, 28 ms each (cpu (2 threads), fp32) | `benchmarks/infer.py` |",
         "| `--infer` with one image from a cold start / importing torch and torchvision |"
         " 1.50 s / 3.00 s = 0.50 (cpu (2 threads), fp32) | `benchmarks/infer.py` |",

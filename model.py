@@ -215,7 +215,7 @@ class _Row(nn.Sequential):
 
 
 class SmallNet(_Row):
-    """A thirtieth of `Net`'s parameters and fewer mistakes: 18,554.
+    """Fewer than 20,000 parameters: 18,554.
 
     Five convolutions, each with batch norm (Ioffe and Szegedy 2015), one pooling, the mean of each map (Lin et
     al. 2014, Network In Network), one linear layer.
@@ -240,7 +240,7 @@ class SmallNet(_Row):
 
 
 class TinyNet(_Row):
-    """Fewer than 8,000 parameters: 7,070. As `SmallNet`, its last convolutions depthwise-separable, and so wider.
+    """Fewer than 8,000 parameters: 7,070. Its last four convolutions are depthwise-separable.
 
     Shapes: `(N, 1, 28, 28)` float in, log-probabilities `(N, 10)` float32 out. Raises ValueError
     for any other input shape.
@@ -286,6 +286,11 @@ class MicroNet(_Row):
 
 # Name → what rebuilds a model from its keyword arguments: ARCHITECTURES[m.architecture](**m.arguments)
 ARCHITECTURES = {
-    **{"Net": Net, "CNN": CNN, "ImageClassifier": ImageClassifier, "MLP": create_model},
-    **{"SmallNet": SmallNet, "TinyNet": TinyNet, "MicroNet": MicroNet},
+    "Net": Net,
+    "CNN": CNN,
+    "ImageClassifier": ImageClassifier,
+    "MLP": create_model,
+    "SmallNet": SmallNet,
+    "TinyNet": TinyNet,
+    "MicroNet": MicroNet,
 }

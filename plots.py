@@ -166,9 +166,9 @@ def post_parameters(ours, published=()):
 
 
 def _name_points(ax, names, x, y, sd):
-    """Write each name beside its point, at the nearest place that covers no point, bar or other name; else the least.
+    """Write each name beside its point, at the nearest place that covers no point, bar or other name.
 
-    From a place farther off a thin line leads back to the point.
+    If there is none, where it covers least. From a place farther off a thin line leads back to the point.
     """
     ax.figure.draw_without_rendering()  # now the axes have their place, and what is in pixels holds
     low = np.maximum(np.subtract(y, sd), ax.get_ylim()[0])

@@ -1,7 +1,7 @@
 """Train a network, and read your own digits with it, from the command line.
 
 examples:
-  python torchnn.py --train                               train SmallNet for 10 epochs, keep the best model
+  python torchnn.py --train                               train SmallNet for 20 epochs, keep the best model
   python torchnn.py --train --arch CNN --epochs 5 --optimizer Adam --lr 0.001
   python torchnn.py --train --resume                      continue a run that was stopped
   python torchnn.py --infer seven.jpg                     which digit is it?
@@ -126,7 +126,7 @@ def _kept_settings(last):
 
 
 def _base(arch=None):
-    """The recipe that the options change: one for each kind of network, by default for that of `torchnn`."""
+    """The recipe that the options change: one for each kind of network; None is the default network."""
     from training import RECIPES
 
     return RECIPES["torchnn-net" if arch in WITHOUT_BATCH_NORM else "torchnn"]
@@ -438,7 +438,9 @@ def parser():
         run.add_argument(_flag(name), default=_Lazy(lambda: _defaults()[name]), help=words, **more)
 
     setting("arch", "%(choices)s; default %(default)s", choices=ARCHITECTURES, metavar="NAME")
-    setting("epochs", "in all, default %(default)s", type=_whole(1), metavar="N")
+    plain = WITHOUT_BATCH_NORM[0]
+    epochs = _Lazy(lambda: f"{_defaults()['epochs']} ({_defaults(plain)['epochs']} without batch norm)")
+    run.add_argument("--epochs", default=epochs, help="in all, default %(default)s", type=_whole(1), metavar="N")
     setting("batch_size", "default %(default)s", type=_whole(1), metavar="N")
     setting(
         "optimizer",
@@ -446,7 +448,12 @@ def parser():
         choices=_Lazy(lambda: import_module("utils").OPTIMIZERS),
         metavar="NAME",
     )
-    rates = _Lazy(lambda: ", ".join(f"{rate:g} for {name}" for name, rate in _rates().items()))
+    rates = _Lazy(
+        lambda: (
+            ", ".join(f"{rate:g} for {name}" for name, rate in _rates().items())
+            + f" (without batch norm {_defaults(plain)['lr']:g} for {_defaults(plain)['optimizer']})"
+        )
+    )
     run.add_argument("--lr", type=_rate, metavar="RATE", default=rates, help="learning rate; default %(default)s")
     setting(
         "scheduler",

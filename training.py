@@ -112,7 +112,7 @@ RECIPES = {
         "optimizer": {"optname": "AdamW", "learningrate": 0.03, "weight_decay": 0.0},
     },
     # what `torchnn.py --train` does unless it is told otherwise: by default, and for networks without batch norm
-    "torchnn": {**SMALL, "epochs": 10},
+    "torchnn": SMALL,
     "torchnn-net": {
         "arch": "Net", "epochs": 10, "batch_size": 128, "augmentation": GENTLE,
         "optimizer": {"optname": "AdamW", "learningrate": 0.003}, "scheduler": ONE_CYCLE, "loss": "nll_loss",

@@ -29,21 +29,21 @@ from training import RECIPES, recipe_loader, recipe_model, train_recipe  # noqa:
 RESULTS = HERE / "results"
 
 
-def run(name, seed, *, validation=False, dataset="mnist", precision=None):
+def run(recipe, seed, *, validation=False, dataset="mnist", precision=None):
     """Train a recipe with one seed; return its final loss, accuracy (%) and training seconds."""
-    recipe, device, holdout = RECIPES[name], utils.get_device(), "auto" if validation else 0
-    model, seconds = train_recipe(name, seed, holdout=holdout, dataset=dataset, precision=precision)
+    device, holdout = utils.get_device(), "auto" if validation else 0
+    model, seconds = train_recipe(recipe, seed, holdout=holdout, dataset=dataset, precision=precision)
     split = "validation" if validation else "test"
     loader = recipe_loader(recipe, split, dataset=dataset, holdout=holdout, device=device)
     loss, accuracy = utils.test(model, device, loader, utils.get_loss(recipe["loss"]), precision=precision)
     return {"seed": seed, "loss": loss, "accuracy": accuracy, "seconds": seconds}
 
 
-def measure(name, seeds, **options):
-    """Run a recipe with seeds 1 … `seeds`; print a line each and the summary; return all of it."""
-    recipe, runs = RECIPES[name], []
+def measure(name, seeds, recipe=None, **options):
+    """Run a recipe, by default the one of this name, with seeds 1 … `seeds`; print each and the summary; return all."""
+    recipe, runs = recipe or RECIPES[name], []
     for seed in range(1, seeds + 1):
-        runs.append(run(name, seed, **options))
+        runs.append(run(recipe, seed, **options))
         print("seed {seed}: {accuracy:.2f} %, loss {loss:.4f}, {seconds:.1f} s".format(**runs[-1]), flush=True)
     accuracies = [r["accuracy"] for r in runs]
     result = {

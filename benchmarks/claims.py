@@ -98,7 +98,7 @@ def sessions(text):
     return text
 
 
-TWO_CORES = ("S5",)  # the sessions whose kept run had two
+TWO_CORES = ("S5", "S6")  # the sessions whose kept run had two
 
 
 def time_line(session):
@@ -109,7 +109,10 @@ def time_line(session):
     return f"**Time:** {with_bf16:.0f} minutes on {cores} with bfloat16 arithmetic{other}; seconds with `SMOKE=1`."
 
 
-FIRST = ("mlp", "cnn", "image-classifier", "s5", "fast1", "fast2", "small", "tiny", "micro")  # the recipes in README.md
+FIRST = (  # the recipes in README.md
+    *("mlp", "cnn", "image-classifier", "s5", "fast1", "fast2"),
+    *("small", "small4", "tiny", "tiny1", "micro"),
+)
 SECTIONS = {  # file → name → what makes the section of its present text
     "README.md": {
         "sessions": sessions,
@@ -118,8 +121,8 @@ SECTIONS = {  # file → name → what makes the section of its present text
     },
     "benchmarks/README.md": {
         "accuracy": lambda _: accuracy.table(),
-        "speed": lambda _: speed.report(speed.kept()),
         "tries": lambda _: tries.table(tries.read()),
+        "speed": lambda _: speed.report(speed.kept()),
         "cost": lambda _: cost.table(kept("cost")),
         "claims": lambda _: table(),
     },

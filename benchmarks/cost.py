@@ -62,7 +62,7 @@ def counted(model):
     if 2 * found["multiply_adds"] != counter.get_total_flops():
         raise ValueError(
             f"{model.architecture}: layer_costs counts {found['multiply_adds']:,} multiply-adds,"
-            f" torch.utils.flop_counter {counter.get_total_flops() / 2:,}."
+            f" torch.utils.flop_counter {counter.get_total_flops() // 2:,}."
         )
     return found
 

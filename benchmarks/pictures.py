@@ -21,6 +21,7 @@ CELLS = {  # picture → notebook, and a piece of the source of the cell that dr
     "curves.png": ("S5", "figure = post_accuracyplots("),
     "recipes.png": ("S5", "figure = post_recipes("),
     "explanations.png": ("S5", "figure, maps = explanations("),
+    "parameters.png": ("S6", "figure = post_parameters("),
     "photos.png": ("S4", "figure = post_images([*pictures, *seen]"),
 }
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import model
+from insights import receptive_field
 from model import Net
 
 
@@ -103,6 +104,20 @@ def test_small_networks_are_their_formulas_in_a_row(name):
     assert pooled
     expected = (x.mean((2, 3)) @ network.fc.weight.T + network.fc.bias).log_softmax(1)
     torch.testing.assert_close(network(images), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["SmallNet", "TinyNet", "MicroNet"])
+def test_comments_of_the_small_networks_name_shapes_and_fields(name):
+    network, source = model.ARCHITECTURES[name](), inspect.getsource(model.ARCHITECTURES[name])
+    rows = {row["name"].split(".")[0]: row for row in receptive_field(network)[1]["layers"]}  # the last of each part
+    x = torch.zeros(2, 1, 28, 28)
+    for layer, part in network.named_children():
+        x = part(x)
+        (comment,) = re.findall(rf" {layer}=.*#(.*)", source)
+        shape = ", ".join(map(str, x.shape[1:]))
+        assert comment.startswith(f" (N, {shape})")
+        if x.dim() == 4:
+            assert comment.startswith(f" (N, {shape}), {rows[layer]['field']}×{rows[layer]['field']}")
 
 
 def test_budgets_of_the_small_networks():

@@ -41,7 +41,7 @@ def test_normalisation_and_augmentation_of_the_recipes():
 def test_recipes_without_a_scheduler_and_with_one_are_trained(monkeypatch):
     for name in ("mlp", "mlp-all"):
         monkeypatch.setitem(RECIPES, "tiny", {**RECIPES[name], "epochs": 1, "batch_size": 32})
-        assert 0 < accuracy.run("tiny", 1, dataset="digits")["accuracy"] <= 100
+        assert 0 < accuracy.run(RECIPES["tiny"], 1, dataset="digits")["accuracy"] <= 100
 
 
 def test_session_4_trains_the_recipe_that_is_measured():

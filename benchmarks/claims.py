@@ -35,7 +35,8 @@ def kept(name):
     """What a benchmark has kept. Raises FileNotFoundError, which names the command, where it has not been run."""
     path = accuracy.RESULTS / f"{name}.json"
     if not path.exists():
-        raise FileNotFoundError(f"{path.name} is missing: make it by `python benchmarks/{MAKERS[name]}`.")
+        maker = MAKERS.get(name) or f"accuracy.py --recipe {name.removeprefix('accuracy-')} --seeds 5"
+        raise FileNotFoundError(f"{path.name} is missing: make it by `python benchmarks/{maker}`.")
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -90,6 +91,25 @@ def table():
     return "\n".join(lines + [f"| {what} | {found} | `benchmarks/{name}.py` |" for what, found, name in rows])
 
 
+SMALL = {  # recipe → what was asked of its mean test accuracy (%), before any was measured
+    "small": ("`SmallNet`, fewer than 20,000 parameters, at most 20 epochs", 99.65),
+    "tiny": ("`TinyNet`, fewer than 8,000 parameters, at most 20 epochs", 99.55),
+    "tiny1": ("`TinyNet`, 1 epoch", 99.15),
+    "micro": ("`MicroNet`, at most 1,500 parameters, at most 40 epochs", 99.00),
+    "small4": ("`SmallNet`, as many epochs as it needs to pass 99.4 %", 99.40),
+}
+
+
+def small():
+    """Markdown: the small networks, what was asked of them, and what they reached."""
+    lines = ["| network | target (%) | test accuracy (%) | seeds | |", "| --- | --- | --- | --- | --- |"]
+    for recipe, (what, target) in SMALL.items():
+        result = kept(f"accuracy-{recipe}")
+        verdict = "reached" if result["mean"] >= target else "missed"
+        lines.append(f"| {what} | ≥ {target:.2f} | {accuracy.spread(result)} | {result['n']} | {verdict} |")
+    return "\n".join(lines)
+
+
 def sessions(text):
     """The table of the sessions, with the minutes in its last two columns."""
     for session, found in speed.durations(kept("sessions"), speed.kept()).items():
@@ -121,6 +141,7 @@ SECTIONS = {  # file → name → what makes the section of its present text
     },
     "benchmarks/README.md": {
         "accuracy": lambda _: accuracy.table(),
+        "small": lambda _: small(),
         "tries": lambda _: tries.table(tries.read()),
         "speed": lambda _: speed.report(speed.kept()),
         "cost": lambda _: cost.table(kept("cost")),

@@ -83,6 +83,12 @@ def where(device, precision=None):
     return f"{name}, {precision or ('bf16' if how.startswith('bf16') else 'fp32')}"
 
 
+def markdown(*lines):
+    """A table in Markdown: the names of its columns, then the cells of each row."""
+    rows = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join([rows[0], f"|{' --- |' * len(lines[0])}", *rows[1:]])
+
+
 def table(recipes=tuple(RECIPES), *, short=False):
     """The kept results of these recipes in this order, as Markdown; `short`: without how they were measured."""
     results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(RESULTS.glob("accuracy-*.json"))]
@@ -98,8 +104,7 @@ def table(recipes=tuple(RECIPES), *, short=False):
     if not short:
         columns["training, median"] = lambda r: f"{r['seconds']:,.0f} s"
         columns["on"] = lambda r: where(r["device"])
-    rows = [f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-    return "\n".join(rows + [f"| {' | '.join(text(r) for text in columns.values())} |" for r in results])
+    return markdown(columns, *([text(r) for text in columns.values()] for r in results))
 
 
 def main(arguments=None):

@@ -87,8 +87,8 @@ def table():
             "time_report",
         ),
     ]
-    lines = ["| what | measured | by |", "| --- | --- | --- |"]
-    return "\n".join(lines + [f"| {what} | {found} | `benchmarks/{name}.py` |" for what, found, name in rows])
+    cells = ((what, found, f"`benchmarks/{name}.py`") for what, found, name in rows)
+    return accuracy.markdown(("what", "measured", "by"), *cells)
 
 
 SMALL = {  # recipe → what was asked of its mean test accuracy (%), before any was measured
@@ -102,12 +102,12 @@ SMALL = {  # recipe → what was asked of its mean test accuracy (%), before any
 
 def small():
     """Markdown: the small networks, what was asked of them, and what they reached."""
-    lines = ["| network | target (%) | test accuracy (%) | seeds | |", "| --- | --- | --- | --- | --- |"]
+    rows = []
     for recipe, (what, target) in SMALL.items():
         result = kept(f"accuracy-{recipe}")
         verdict = "reached" if result["mean"] >= target else "missed"
-        lines.append(f"| {what} | ≥ {target:.2f} | {accuracy.spread(result)} | {result['n']} | {verdict} |")
-    return "\n".join(lines)
+        rows.append((what, f"≥ {target:.2f}", accuracy.spread(result), f"{result['n']}", verdict))
+    return accuracy.markdown(("network", "target (%)", "test accuracy (%)", "seeds", ""), *rows)
 
 
 def sessions(text):

@@ -132,8 +132,7 @@ def table(result):
         "file (kB)": lambda name, r: f"{r['bytes'] / 1000:,.0f}",
     }
     rows = [[text(name, found) for text in columns.values()] for name, found in result["networks"].items()]
-    lines = [f"| {' | '.join(row)} |" for row in [list(columns), ["---"] * len(columns), *rows]]
-    return "\n".join([*lines, "", f"On {speed.where(result)}; medians of {result['repeats']}."])
+    return f"{accuracy.markdown(columns, *rows)}\n\nOn {speed.where(result)}; medians of {result['repeats']}."
 
 
 def main(arguments=None):

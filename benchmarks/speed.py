@@ -421,11 +421,6 @@ def _value(text, result):
         return NOT_MEASURED
 
 
-def _markdown(*lines):
-    rows = [f"| {' | '.join(line)} |" for line in lines]
-    return "\n".join([rows[0], f"|{' --- |' * len(lines[0])}", *rows[1:]])
-
-
 def report(results):
     """All measures, a column for each of the runs, and their targets, as Markdown."""
     bf16 = any(result["precision"] == "bf16" for result in results)
@@ -433,13 +428,13 @@ def report(results):
         (name, *(_value(text, result) for result in results), target if bf16 or WITH_BF16 not in target else "")
         for name, text, target in MEASURES
     ]
-    return _markdown(("measure", *_columns(results), "target"), *rows)
+    return accuracy.markdown(("measure", *_columns(results), "target"), *rows)
 
 
 def essentials(results):
     """How long things take on each kind of CPU, as Markdown."""
     rows = [(name, *(_value(text, result) for result in results)) for name, text in ESSENTIALS]
-    return _markdown(("", *_columns(results)), *rows)
+    return accuracy.markdown(("", *_columns(results)), *rows)
 
 
 def durations(minutes, results):

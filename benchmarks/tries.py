@@ -24,7 +24,6 @@ from augment import RandomAffineEach  # noqa: E402
 from training import RECIPES  # noqa: E402
 
 KEPT = accuracy.RESULTS / "tries.json"
-GENTLER = (RandomAffineEach(degrees=5, zoom=(0.95, 1.05), shift=0.03, mode="bicubic"),)
 MORE = (RandomAffineEach(degrees=13, zoom=(0.87, 1.13), shift=0.08, mode="bicubic"),)
 
 
@@ -62,7 +61,10 @@ def recipe(words, epochs=12, rate=0.015, batch_size=128, **changes):
     return {**RECIPES["small"], **own, "optimizer": optimizer, **changes}
 
 
-TINY, MICRO = "12 16 pool 32s 32s 32s 32s", {"epochs": 20, "rate": 0.03, "weight_decay": 0.0, "augmentation": GENTLER}
+TINY, MICRO = (
+    "12 16 pool 32s 32s 32s 32s",
+    {"epochs": 20, "rate": 0.03, "weight_decay": 0.0, "augmentation": RECIPES["micro"]["augmentation"]},
+)
 ONE = {"epochs": 1, "batch_size": 64, "rate": 0.02}
 TRIES = {
     "small": recipe("16 16 pool 24 24 32"),
@@ -97,16 +99,16 @@ TRIES = {
 
 def table(kept):
     """The kept tries as Markdown."""
-    rows = ["| try | layers | parameters | epochs | validation accuracy (%) of each seed | loss |"]
-    rows.append("| --- | --- | --- | --- | --- | --- |")
+    rows = []
     for name in filter(kept.get, TRIES):
         found, words = kept[name], TRIES[name]["arguments"]["words"]
         runs = found["runs"]
         accuracies, losses = (
             ", ".join(form.format(**run) for run in runs) for form in ("{accuracy:.2f}", "{loss:.4f}")
         )
-        rows.append(f"| `{name}` | {words} | {found['parameters']:,} | {found['epochs']} | {accuracies} | {losses} |")
-    return "\n".join(rows)
+        rows.append((f"`{name}`", words, f"{found['parameters']:,}", f"{found['epochs']}", accuracies, losses))
+    columns = ("try", "layers", "parameters", "epochs", "validation accuracy (%) of each seed", "loss")
+    return accuracy.markdown(columns, *rows)
 
 
 def read():

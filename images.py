@@ -8,7 +8,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 # Without EPS, for which PIL runs Ghostscript, and TIFF, whose library prints to stderr.
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM", "HEIF")
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "PPM")
 MAX_PIXELS = 64_000_000  # larger images are refused before decoding
 WORKING_SIZE = 400  # longest side (pixels) of the image in which one digit is segmented
 
@@ -46,11 +46,13 @@ def _from_file(path, longest):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL's own limit warns first; ours is below
+            formats = FORMATS
             if b"ftyp" in _start(path):  # HEIC, what phones make; the import is needed for such a file only
                 import pillow_heif
 
                 pillow_heif.register_heif_opener()
-            image = Image.open(path, formats=FORMATS)
+                formats = (*FORMATS, "HEIF")
+            image = Image.open(path, formats=formats)
     except UnidentifiedImageError:
         raise ImageError(_unknown(path)) from None
     except Image.DecompressionBombError:

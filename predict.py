@@ -18,7 +18,9 @@ from images import ImageError, read_image
 from model import MEAN, STD
 
 SIDE, FRAME = 20, 28  # the digit's longest side and the frame's, in pixels
-MIN_CONTRAST = 0.08  # of full scale: a smaller difference from the paper is not ink
+MIN_CONTRAST = 0.08  # of full scale: a smaller difference from the paper is not ink …
+FAINT = 0.03  # … but on paper as even as a drawing program's even a fainter line is
+MIN_SIZE = 112  # longest side (pixels) below which an image is enlarged, so that a line of one pixel has a width
 MIN_STROKE = 2.0  # pixels at 20×20; MNIST's strokes are about 2 to 3, a ball-point pen's 0.5
 
 
@@ -37,7 +39,7 @@ def prepare(image):
     name = str(image) if isinstance(image, str | Path) else "The image"
     if min(grey.shape) < 4 or max(grey.shape) < 8:
         raise ImageError(f"{name} is too small for a digit: {grey.shape[1]}×{grey.shape[0]} pixels. Use a larger one.")
-    ink = _ink(grey)
+    ink = without_lines(_ink(_enlarged(_with_margin(grey))))
     mask = _digit(ink)
     if mask is None:
         raise ImageError(f"{name} is blank: no digit stands out from it. (What is transparent counts as white.)")
@@ -47,9 +49,36 @@ def prepare(image):
     ink, mask = ink[box], mask[box]
     # The core of a stroke is white in MNIST, whatever the pen. In a dithered image most of the mask is paper, so
     # that the percentile may be 0: half the maximum then.
-    full = max(np.percentile(ink[mask], 75), ink[mask].max() / 2)
+    full = max(np.percentile(ink[mask], 85), ink[mask].max() / 2)
     small = _fit_in_square(np.clip(ink / full, 0, 1), mask)
     return torch.from_numpy(_centred(small))
+
+
+def _with_margin(grey):
+    """The grey values; where a digit is cropped so tightly that it touches the rim, with paper laid around it.
+
+    Such a picture has two levels, and both lie on the rim. The paper is the one that has more of the rim and of
+    the corners; which of the two is thinner or smaller would not tell: a thick pen's holes are both.
+    """
+    if np.ptp(grey) < FAINT:
+        return grey
+    dark = grey <= _otsu(grey.ravel())
+    rim = np.concatenate([dark[0], dark[-1], dark[:, 0], dark[:, -1]])
+    within = dark.mean() * grey[dark].var() + (1 - dark.mean()) * grey[~dark].var()
+    if not 0.03 < rim.mean() < 0.97 or within > 0.05 * grey.var():
+        return grey
+    corners = dark[[0, 0, -1, -1], [0, -1, 0, -1]]
+    paper = dark if (rim.mean() - 0.5) + (corners.mean() - 0.5) / 2 > 0 else ~dark
+    return np.pad(grey, max(grey.shape) // 4, constant_values=np.median(grey[paper]))
+
+
+def _enlarged(grey):
+    """Small images at a few times their size."""
+    times = math.ceil(MIN_SIZE / max(grey.shape))
+    if times == 1:
+        return grey
+    size = [side * times for side in grey.shape[::-1]]
+    return np.clip(np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BICUBIC)), 0, 1)
 
 
 def _ink(grey):
@@ -77,18 +106,71 @@ def _ink(grey):
             break
         weight = start * np.clip(1 - (off / limit) ** 2, 0, 1)  # Tukey's biweight
     difference = (terms @ surface).reshape(grey.shape) - grey
-    far = np.where(abs(difference) > max(MIN_CONTRAST, 0.3 * abs(difference).max()), difference, 0)
+    far = np.where(abs(difference) > max(FAINT, 0.3 * abs(difference).max()), difference, 0)
     return difference if far.sum() >= 0 else -difference
+
+
+def without_lines(ink):
+    """The ink without thin straight lines from rim to rim: ruled or squared paper, a printed box, a page's edge.
+
+    A line may rise or fall by up to 0.06 of its length. Where a stroke crosses it, the stroke is kept. Where
+    nothing of a digit's size would be left, the lines are the digit.
+    """
+    (level, rows), (upright, columns) = _level_lines(ink), _level_lines(ink.T)
+    if not rows.any() and not columns.any():
+        return ink
+    left = np.where(rows & columns.T, 0, np.minimum(level, upright.T))  # lines that cross keep nothing of each other
+    labels, _ = ndimage.label(left > 0.5 * np.percentile(left, 99.5))
+    longest = max((max(p.stop - p.start for p in part) for part in ndimage.find_objects(labels)), default=0)
+    return left if longest > max(ink.shape) / 6 else ink
+
+
+def _level_lines(ink, parts=16):
+    """The ink without lines from the left rim to the right one, and the mask of where they were."""
+    height, width = ink.shape
+    at, least = np.arange(width), max(FAINT, 0.15 * np.percentile(ink, 99.5))
+
+    def sloped(rise):
+        return np.arange(height)[:, None] + np.round(rise * (at / width - 0.5)).astype(int)  # (H, W) rows
+
+    best, lines = (0, None, None), np.zeros(ink.shape, bool)
+    for rise in np.arange(-0.06, 0.0601, max(0.01, 1 / width)) * width:
+        rows = sloped(rise)
+        sheared = np.where((rows >= 0) & (rows < height), ink[rows.clip(0, height - 1), at], 0)
+        along = np.stack([part.mean(axis=1) for part in np.array_split(sheared, parts, axis=1)])
+        # ink at both ends, and in all parts of the way but two, where it may be worn
+        strength = np.minimum(np.sort(along, axis=0)[2], np.minimum(along[0], along[-1]))
+        best = max(best, (strength.max(), rows, strength), key=lambda found: found[0])
+    peak, rows, strength = best
+    ink = ink.copy()
+    labels, count = ndimage.label(strength > least / 2) if peak > least else (None, 0)
+    for number in range(1, count + 1):
+        band = np.flatnonzero(labels == number)
+        if strength[band].max() < least or len(band) > max(2, 0.05 * height):
+            continue
+        # A stroke that crosses the line has ink on both sides of it.
+        above, below = (_beside(ink, rows[row.clip(0, height - 1)], at) for row in (band[0] - 1, band[-1] + 1))
+        where = rows[band].clip(0, height - 1), at[None]
+        ink[where] = np.minimum(ink[where], np.minimum(above, below))
+        lines[where] = True
+    return ink, lines
+
+
+def _beside(ink, rows, columns):
+    """The ink along a line's edge, widened, since strokes cross at any angle."""
+    return ndimage.maximum_filter1d(ink[rows.clip(0, len(ink) - 1), columns], 5)
 
 
 def _digit(ink):
     """The digit's mask `(H, W)`, without specks and what touches the border; None for a blank page."""
     smooth = ndimage.gaussian_filter(ink, max(ink.shape) / 400)
     noise = 1.4826 * np.median(abs(ink - smooth))
+    # Uneven paper deviates from its surface; the more it does, the more a line must to be told from it.
+    contrast = np.clip(10 * 1.4826 * np.median(abs(ink)), FAINT, MIN_CONTRAST)
     high = np.percentile(smooth, 99.95) if smooth.size > 4000 else smooth.max()
-    if high < max(MIN_CONTRAST, 4 * noise):
+    if high < max(contrast, 4 * noise):
         return None
-    mask = smooth > max(_otsu(np.clip(smooth, 0, high)), MIN_CONTRAST / 2)
+    mask = smooth > max(_otsu(np.clip(smooth, 0, high)), contrast / 2)
     labels, count = ndimage.label(mask, np.ones((3, 3)))
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = 0
@@ -116,7 +198,7 @@ def _fit_in_square(ink, mask):
     scale = SIDE / max(ink.shape)
     # In a strip of width w the mean distance to the edge is w / 4. The strokes of a thin pen would fade when they
     # are scaled down to 20 pixels, and are made wider first.
-    stroke = 4 * ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1][mask].mean() * scale
+    stroke = 4 * (ndimage.distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1][mask].mean() - 0.5) * scale
     if stroke < MIN_STROKE:
         extra = math.ceil((MIN_STROKE - stroke) / scale / 2)
         y, x = np.mgrid[-extra : extra + 1, -extra : extra + 1]

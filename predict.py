@@ -117,17 +117,31 @@ def without_lines(ink):
     nothing of a digit's size would be left, the lines are the digit.
     """
     (level, rows), (upright, columns) = _level_lines(ink), _level_lines(ink.T)
-    if not rows.any() and not columns.any():
+    lines = rows | columns.T
+    if not lines.any():
         return ink
     left = np.where(rows & columns.T, 0, np.minimum(level, upright.T))  # lines that cross keep nothing of each other
-    labels, _ = ndimage.label(left > 0.5 * np.percentile(left, 99.5))
-    longest = max((max(p.stop - p.start for p in part) for part in ndimage.find_objects(labels)), default=0)
+    labels, count = ndimage.label(left > 0.3 * np.percentile(left, 99.5))
+    # a line that is bent leaves pieces beside the straight one
+    beside = ndimage.binary_dilation(lines, iterations=math.ceil(0.03 * max(ink.shape)))
+    remains = np.concatenate([[False], ndimage.mean(beside, labels, range(1, count + 1)) > 0.8])
+    left = np.where(ndimage.binary_dilation(remains[labels], iterations=3), 0, left)
+    longest = max(
+        (
+            max(p.stop - p.start for p in part)
+            for part in ndimage.find_objects(np.where(remains[labels], 0, labels))
+            if part
+        ),
+        default=0,
+    )
     return left if longest > max(ink.shape) / 6 else ink
 
 
 def _level_lines(ink, parts=16):
     """The ink without lines from the left rim to the right one, and the mask of where they were."""
     height, width = ink.shape
+    if width < 0.6 * height:  # a stroke might span it
+        return ink, np.zeros(ink.shape, bool)
     at, least = np.arange(width), max(FAINT, 0.15 * np.percentile(ink, 99.5))
 
     def sloped(rise):

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from model import ARCHITECTURES, MEAN, STD
+from novelty import features
 
 FORMAT = 1  # raised when a reader of the format before could not use the file
 KEYS = {  # what a checkpoint holds, and its type
@@ -29,6 +30,7 @@ KEYS = {  # what a checkpoint holds, and its type
     "arguments": dict,
     "normalisation": list,  # [mean, std] of the images that it was trained on
     "weights": dict,
+    "novelty": dict | None,  # the rule of novelty.py; files from before it lack the key
     "optimizer": dict | None,  # {"name", "state"}
     "scheduler": dict | None,  # likewise
     "epoch": int,
@@ -104,6 +106,7 @@ def save_checkpoint(
         "arguments": model.arguments,
         "normalisation": list(getattr(model, "normalisation", (MEAN, STD))),
         "weights": dict(model.state_dict()),
+        "novelty": getattr(model, "novelty", None),
         "optimizer": _named_state(optimizer),
         "scheduler": _named_state(scheduler),
         "epoch": epoch,
@@ -112,6 +115,15 @@ def save_checkpoint(
         "settings": settings or {},
         "random": random_states(loaders),
     }
+    _write(path, content)
+
+
+def keep_novelty(path, rule):
+    """Write a checkpoint anew with this rule of `novelty.learn_digits`, all else as it was; raises as load and save."""
+    _write(path, load_checkpoint(path) | {"novelty": rule})
+
+
+def _write(path, content):
     buffer = io.BytesIO()
     torch.save(_plain(content), buffer)
     write_atomically(path, buffer.getvalue())
@@ -245,6 +257,7 @@ def _check_content(path, content):
         raise CheckpointError(
             f"{path} is of format {content['format']}; this version reads up to {FORMAT}: update the course's code."
         )
+    content.setdefault("novelty", None)
     for key, kind in KEYS.items():
         if not isinstance(content.get(key), kind) or (key not in content):
             raise CheckpointError(f"{path} is damaged: its {key!r} is missing or of the wrong type.")
@@ -271,6 +284,8 @@ def is_normalisation(pair):
 def load_model(path, device="cpu", *, architecture=None):
     """Rebuild the model of a checkpoint, in eval mode on `device`; `model.normalisation` is (mean, std) of its images.
 
+    `model.novelty` is the rule that tells what is no digit, or None where none was learned.
+
     `architecture`: the one that it must be, where only one will do. Raises what `load_checkpoint`
     raises, and CheckpointError for another architecture or weights that don't fit it.
     """
@@ -292,6 +307,8 @@ def model_from(content, path, *, architecture=None):
     _check_weights(path, model, content["weights"])
     model.load_state_dict(content["weights"], assign=True)
     model.normalisation = tuple(content["normalisation"])
+    _check_novelty(path, model, content["novelty"])
+    model.novelty = content["novelty"]
     return model.eval()
 
 
@@ -322,6 +339,20 @@ def _check_weights(path, model, weights):
             )
         if not found.isfinite().all():
             raise CheckpointError(f"{path} is damaged: {key} holds numbers that are not finite.")
+
+
+def _check_novelty(path, model, rule):
+    """Refuse a rule of another form than novelty.py's for this model, or with numbers that are not finite."""
+    if rule is None:
+        return
+    try:
+        units, width = rule["bias"].shape[0], features(model, torch.zeros(1, 28, 28)).shape[1]
+        vector, weight = torch.empty(units, device="meta"), torch.empty(units, width, device="meta")  # of any size
+        _check_alike(rule, {"weight": weight, "bias": vector, "out": vector, "threshold": 0.0, "temperature": 1.0})
+        if not all(rule[key].isfinite().all() for key in ("weight", "bias", "out")) or not rule["temperature"] > 0.1:
+            raise ValueError("A rule's numbers are finite, and its temperature is above 0.")
+    except Exception:  # whatever is wrong with it comes from the file
+        raise CheckpointError(f"{path} is damaged: its 'novelty' does not fit {model.architecture}.") from None
 
 
 def restore(path, model, *, optimizer=None, scheduler=None, loaders=()):

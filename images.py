@@ -34,7 +34,26 @@ def read_image(image, longest=WORKING_SIZE):
     return _shrink(_from_array(image), longest)
 
 
+def upright_size(image):
+    """Width and height, in pixels, of what `read_image` reads, upright but not scaled down."""
+    if isinstance(image, str | Path):
+        with _opened(Path(image)) as opened:
+            return upright_size(opened)
+    if isinstance(image, Image.Image):
+        return image.size if _orientation(image) < 5 else image.size[::-1]
+    height, width = _plane(image).shape[:2]
+    return width, height
+
+
 def _from_file(path, longest):
+    with _opened(path) as image:
+        if image.format in ("JPEG", "MPO") and image.width * image.height <= MAX_PIXELS:
+            image.draft(None, (longest, longest))  # decode large photographs at a fraction
+        return _decoded(image, str(path), longest)
+
+
+def _opened(path):
+    """The file as a PIL image that is not decoded yet."""
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name an image in it.")
     if not path.exists():
@@ -52,7 +71,7 @@ def _from_file(path, longest):
 
                 pillow_heif.register_heif_opener()
                 formats = (*FORMATS, "HEIF")
-            image = Image.open(path, formats=formats)
+            return Image.open(path, formats=formats)
     except UnidentifiedImageError:
         raise ImageError(_unknown(path)) from None
     except Image.DecompressionBombError:
@@ -61,10 +80,6 @@ def _from_file(path, longest):
         raise PermissionError(f"{path} can't be opened: you have no permission to read it.") from None
     except Exception:
         raise ImageError(_damaged(path)) from None
-    with image:
-        if image.format in ("JPEG", "MPO") and image.width * image.height <= MAX_PIXELS:
-            image.draft(None, (longest, longest))  # decode large photographs at a fraction
-        return _decoded(image, str(path), longest)
 
 
 def _start(path):
@@ -153,6 +168,16 @@ def _shrink(grey, longest):
 
 
 def _from_array(array):
+    array = _plane(array)
+    values = _scaled(array, "The array")
+    if array.ndim == 3:
+        grey = values[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as PIL's
+        values = grey * values[..., 3] + 1 - values[..., 3] if array.shape[2] == 4 else grey
+    return values
+
+
+def _plane(array):
+    """An array or tensor of any accepted shape as NumPy's, `(H, W)` or `(H, W, channels)`."""
     kind = type(array).__name__
     if isinstance(array, torch.Tensor):
         array = array.detach().cpu()
@@ -173,11 +198,7 @@ def _from_array(array):
         raise ImageError(f"The array is empty: its shape is {array.shape}.")
     if array.shape[0] * array.shape[1] > MAX_PIXELS:
         raise ImageError(_too_large("The array"))
-    values = _scaled(array, "The array")
-    if array.ndim == 3:
-        grey = values[..., :3] @ np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as PIL's
-        values = grey * values[..., 3] + 1 - values[..., 3] if array.shape[2] == 4 else grey
-    return values
+    return array
 
 
 def _scaled(array, name):

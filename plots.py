@@ -8,6 +8,7 @@ import contextlib
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
@@ -224,4 +225,36 @@ def post_images(images, titles=None, *, columns=10, limits=None, cmap="gray"):
         ax.imshow(image, cmap=cmap, vmin=low, vmax=high)
         if titles is not None:
             ax.set_title(titles[i], fontsize=9)
+    return figure
+
+
+def post_boxes(image, readings, size=None):
+    """An image with a box around each digit, and above it the digit that was read and its probability in %.
+
+    `image`: grey values `(H, W)` in [0, 1] or (H, W, 3); `readings`: what `predict.predict_all` gave for it, with
+    boxes in its pixels or, where it was scaled down, in those of its original `size`, (width, height). What is less
+    sure than 90 % is orange, and a question mark is what is no digit.
+    """
+    image = np.asarray(image)
+    width, height = size or image.shape[1::-1]
+    inches = 9 / max(width, height)  # for a pixel
+    with styled():
+        figure, ax = plt.subplots(figsize=(width * inches, height * inches + 0.4), layout="constrained")
+        white = 1 if image.dtype.kind == "f" else 255
+        ax.imshow(image, cmap="gray", vmin=0, vmax=white, extent=(0, width, height, 0))
+        heights = [reading.box[3] - reading.box[1] for reading in readings]
+        # for two lines of text a little more than half of the usual box's height
+        font = min(max(72 * inches * np.median(heights or [0]) * 0.3, 4), 11)
+        for reading in readings:
+            left, top, right, bottom = reading.box
+            sure = reading.is_digit and reading.probability >= 0.9
+            style = {"color": TEST_STYLE["color"] if sure else PUBLISHED}
+            ax.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, linewidth=1, **style))
+            words = f"{reading.digit}\n{100 * reading.probability:.0f} %" if reading.is_digit else "?"
+            place = {"ha": "center", "va": "bottom", "linespacing": 0.9}
+            back = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.3}
+            ax.text((left + right) / 2, top - 1, words, fontsize=font, bbox=back, **place, **style)
+        digits = "digit" if len(readings) == 1 else "digits"
+        ax.set_title(f"{len(readings)} {digits} read, in orange where less sure than 90 %")
+        ax.axis("off")
     return figure

@@ -6,6 +6,7 @@ examples:
   python torchnn.py --train --resume                      continue a run that was stopped
   python torchnn.py --infer seven.jpg                     which digit is it?
   python torchnn.py --infer *.png --top 3 --json
+  python torchnn.py --infer page.jpg --all                every digit of a page
   python torchnn.py --infer seven.jpg --save-figure seen.png
   python torchnn.py --evaluate                            the best model on the test set
   python torchnn.py --evaluate --report report            the same with all figures, as a page
@@ -14,6 +15,7 @@ examples:
 
 import argparse
 import glob
+import itertools
 import json
 import math
 import os
@@ -25,9 +27,11 @@ from pathlib import Path
 try:
     import torch
 
-    from checkpoint import BEST, LAST, CheckpointError, load_checkpoint, load_model, write_atomically
+    from checkpoint import BEST, LAST, CheckpointError, keep_novelty, load_checkpoint, load_model, write_atomically
     from model import ARCHITECTURES
-    from predict import FRAME, ImageError, predict, read_image
+    from novelty import is_digit
+    from pages import READING_SIZE
+    from predict import FRAME, ImageError, predict, predict_all, read_image, upright_size
 except KeyboardInterrupt:  # these imports take a second or two
     sys.exit(130)
 
@@ -79,7 +83,18 @@ def train_command(options):
     )
     losses = history["validation_loss"]
     print(f"Best model: epoch {1 + losses.index(min(losses))}, kept as {folder / BEST}")
-    _print_results(load_model(folder / BEST, device), device, test_loader)
+    model = load_model(folder / BEST, device)
+    _learn_digits(folder / BEST, model, train_loader.dataset, validation_loader.dataset)
+    _print_results(model, device, test_loader)
+
+
+def _learn_digits(path, model, digits, held_out):
+    """Learn what is no digit, where the data are digits, and keep that in the checkpoint too."""
+    from novelty import learn_digits
+
+    if digits.classes == held_out.classes == [str(digit) for digit in range(10)]:
+        learn_digits(model, digits, held_out)
+        keep_novelty(path, model.novelty)
 
 
 def _settings(options, last):
@@ -242,24 +257,52 @@ def infer_command(options):
     answers, code = [], 0
     for name in names:
         try:
-            probabilities, prepared = predict(model, name)
+            if options.all:
+                readings = predict_all(model, name)
+            else:
+                probabilities, prepared = predict(model, name)
         except (OSError, ImageError) as problem:
             _complain(_explained(problem, options))
             code = 2
             continue
+        if options.all:
+            answers.append((name, readings))
+            _print_readings(name, readings, options.json)
+            continue
         order = probabilities.argsort(descending=True)[: options.top].tolist()
         top = [{"digit": digit, "probability": probabilities[digit].item()} for digit in order]
-        answers.append((name, prepared, probabilities))
+        known = is_digit(model, prepared)
+        answers.append((name, prepared, probabilities, known))
         if options.json:
-            print(json.dumps({"image": name, **top[0], "top": top}), flush=True)
+            print(json.dumps({"image": name, **top[0], "top": top} | ({} if known else {"no_digit": True})), flush=True)
+        elif not known:
+            print(f"{name}: no digit (nearest: {top[0]['digit']})", flush=True)
         else:
             first, *others = (f"{t['digit']} ({100 * t['probability']:.1f} %)" for t in top)
             print(f"{name}: {first}" + (f", else {', '.join(others)}" if others else ""), flush=True)
     if options.save_figure and answers:
-        _save_figure(Path(options.save_figure), answers)
+        (_save_pages if options.all else _save_figure)(Path(options.save_figure), answers)
         if not options.json:
             print(f"Figure: {options.save_figure}")
     return code
+
+
+def _print_readings(name, readings, as_json):
+    """The digits of an image: the lines of writing as they stand, a question mark for what is no digit; or JSON."""
+    if as_json:
+        digits = [
+            {"digit": r.digit, "probability": r.probability, "box": r.box, "line": r.line, "no_digit": not r.is_digit}
+            for r in readings
+        ]
+        print(json.dumps({"image": name, "digits": digits}), flush=True)
+        return
+    digits = "digit" if len(readings) == 1 else "digits"
+    print(f"{name}: {len(readings)} {digits}", flush=True)
+    for _, line in itertools.groupby(readings, key=lambda reading: reading.line):
+        line = list(line)
+        doubtful = [f"{r.digit} ({100 * r.probability:.0f} %)" for r in line if r.is_digit and r.probability < 0.9]
+        seen = " ".join(str(r.digit) if r.is_digit else "?" for r in line)
+        print(f"  {seen}" + (f"   less sure: {', '.join(doubtful)}" if doubtful else ""), flush=True)
 
 
 def _expanded(names):
@@ -276,8 +319,6 @@ def _keep_inputs(output, *inputs):
 
 def _save_figure(path, answers):
     """A row for each image: the original, what the network saw, and the ten probabilities."""
-    import io
-
     import matplotlib
 
     matplotlib.use("Agg")
@@ -285,23 +326,42 @@ def _save_figure(path, answers):
 
     from plots import TEST_STYLE, styled
 
-    kind = path.suffix[1:].lower() or "png"
     with styled():
         figure, axes = plt.subplots(
             len(answers), 3, figsize=(9, 2.9 * len(answers)), layout="constrained", squeeze=False
         )
-        for (left, middle, right), (name, prepared, probabilities) in zip(axes, answers, strict=True):
+        for (left, middle, right), (name, prepared, probabilities, known) in zip(axes, answers, strict=True):
             left.imshow(read_image(name), cmap="gray", vmin=0, vmax=1)
             middle.imshow(prepared, cmap="gray", vmin=0, vmax=1, extent=(0, FRAME, FRAME, 0))
             bars = right.bar(range(10), 100 * probabilities, color=TEST_STYLE["color"])
             right.bar_label(bars, [f"{100 * p:.0f}" if p >= 0.005 else "" for p in probabilities])
             right.set(xlabel="digit", ylabel="probability (%)", xticks=range(10), ylim=(0, 112))
-            right.set_title(f"read as {int(probabilities.argmax())}")
+            right.set_title(("read as {}" if known else "no digit (nearest: {})").format(int(probabilities.argmax())))
             title = Path(name).name
             left.set_title(title if len(title) <= 32 else "…" + title[-31:], parse_math=False)
             middle.set_title("what the network saw")
             for ax in (left, middle):
                 ax.axis("off")
+    _write_figure(path, figure)
+
+
+def _save_pages(path, answers):
+    """Each image with a box around every digit; of several images, each in a file of its own: name-1, name-2, …"""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from plots import post_boxes
+
+    for number, (name, readings) in enumerate(answers, start=1):
+        own = path if len(answers) == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+        page = read_image(name, READING_SIZE)
+        _write_figure(own, post_boxes(page, readings, size=upright_size(name)))
+
+
+def _write_figure(path, figure):
+    import io
+
+    kind = path.suffix[1:].lower() or "png"
     if kind not in figure.canvas.get_supported_filetypes():
         raise ValueError(f"{path} can't be written: a figure is kept as .png, .pdf or .svg, not .{kind}.")
     content = io.BytesIO()
@@ -364,6 +424,7 @@ GOES_WITH = {  # option → the commands that use it; --folder goes with all of 
     "report": ("evaluate",),
     "top": ("infer",),
     "json": ("infer", "evaluate"),
+    "all": ("infer",),
     "save_figure": ("infer",),
     "data": ("train", "evaluate"),
     "dataset": ("train", "evaluate"),
@@ -467,6 +528,7 @@ def parser():
 
     answer = result.add_argument_group("with --infer and --evaluate")
     answer.add_argument("--top", type=_whole(1), default=3, metavar="N", help="--infer: digits to name; default 3")
+    answer.add_argument("--all", action="store_true", help="--infer: every digit of an image, line by line")
     answer.add_argument(
         "--save-figure", metavar="FILE", help="--infer: original, what the network saw, and the probabilities"
     )

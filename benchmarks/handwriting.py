@@ -4,12 +4,13 @@
 
 FOLDER holds images and `labels.csv`, a line an image: its path below FOLDER, its label, its source (who wrote it)
 and its category ("photo", "scan", …); other columns are not read. The set that the course was developed with is not
-published with it. Without a checkpoint the command line's default network is trained first.
+published with it. The network is what `torchnn.py --train` has left in checkpoints/, and the figures are kept in
+benchmarks/results/handwriting.json, unless another checkpoint is given.
 """
 
 import argparse
 import csv
-import json
+import itertools
 import sys
 import time
 from collections import defaultdict
@@ -20,18 +21,17 @@ import torch
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-import accuracy  # noqa: E402
 import infer  # noqa: E402
 
-import checkpoint  # noqa: E402
 import images  # noqa: E402
+import novelty  # noqa: E402
 import plots  # noqa: E402
 import predict  # noqa: E402
-import utils  # noqa: E402
 
 COLUMNS = ("path", "label", "source", "category")
 SURE = 0.99  # answers above this probability are counted apart
 CLASSICAL = "classical"  # categories that begin so are not counted among the own digits
+BINS = (0, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999, 1)  # of the probability, for the reliability
 
 
 def read_labels(folder):
@@ -47,19 +47,22 @@ def read_labels(folder):
 
 
 def answer(model, path):
-    """(digit, probability, what the network saw) of an image; None for the three where it is refused."""
+    """Of an image: the digit, its probability, what the network saw, and whether it was taken for a digit.
+
+    Where it is refused the first three are None.
+    """
     try:
         probabilities, seen = predict.predict(model, path)
     except images.ImageError:
-        return None, None, None
-    return int(probabilities.argmax()), probabilities.max().item(), seen
+        return None, None, None, False
+    return int(probabilities.argmax()), probabilities.max().item(), seen, novelty.is_digit(model, seen)
 
 
 def measure(model, folder):
     """Read every image of the folder; rows with what was answered, and the seconds an image."""
     rows, start = read_labels(folder), time.perf_counter()
     for row in rows:
-        row["answer"], row["probability"], row["seen"] = answer(model, Path(folder) / row["path"])
+        row["answer"], row["probability"], row["seen"], row["known"] = answer(model, Path(folder) / row["path"])
         row["right"] = row["answer"] == int(row["label"])
     return rows, (time.perf_counter() - start) / len(rows)
 
@@ -76,14 +79,28 @@ def counts(rows, column):
 def summary(rows):
     """The figures that are kept: right and all of the own digits, each source, each category, and of sure answers."""
     own = [row for row in rows if not row["category"].startswith(CLASSICAL)]
-    sure = [row for row in rows if row["probability"] is not None and row["probability"] > SURE]
+    answered = [row for row in rows if row["probability"] is not None]
+    sure = [row for row in answered if row["probability"] > SURE]
     return {
         "own": (sum(row["right"] for row in own), len(own)),
-        "refused": sum(row["answer"] is None for row in rows),
+        "refused": len(rows) - len(answered),
+        "no_digit": (sum(not row["known"] for row in own), sum(not row["known"] for row in rows)),
+        "reliability": reliability(answered),
         "sure": (sum(row["right"] for row in sure), len(sure)),
         "sources": counts(rows, "source"),
         "categories": counts(rows, "category"),
     }
+
+
+def reliability(rows):
+    """For each of BINS that has any answer: their count, how many are right, and the mean of their probabilities."""
+    found = []
+    for low, high in itertools.pairwise(BINS):
+        part = [row for row in rows if low < row["probability"] <= high]
+        if part:
+            mean = sum(row["probability"] for row in part) / len(part)
+            found.append({"count": len(part), "right": sum(row["right"] for row in part), "probability": mean})
+    return found
 
 
 def sheet(rows, folder):
@@ -112,8 +129,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     try:
         read_labels(options.folder)
-        model = checkpoint.load_model(options.checkpoint) if options.checkpoint else infer.trained()
-        rows, seconds = measure(model.cpu().eval(), options.folder)
+        rows, seconds = measure(infer.network(options.checkpoint), options.folder)
     except (OSError, ValueError) as problem:
         parser.exit(2, f"{problem}\n")
     result = summary(rows) | {"milliseconds": 1000 * seconds}
@@ -123,13 +139,14 @@ def main(arguments=None):
             print(f"  {name:24} {right:4} of {count:4}  {100 * right / count:5.1f} %")
     for words, (right, count) in (("own digits", result["own"]), (f"answers above {SURE:.0%}", result["sure"])):
         print(f"{words}: {right} of {count} right, {100 * right / max(count, 1):.1f} %")
-    print(f"{result['refused']} refused; {result['milliseconds']:.0f} ms an image")
+    own, every = result["no_digit"]
+    print(f"{result['refused']} refused; called no digit: {own} of the own digits, {every} of all")
+    print(f"{result['milliseconds']:.0f} ms an image")
     if options.sheet and not all(row["right"] for row in rows):
         sheet(rows, options.folder).savefig(options.sheet, dpi=80)
         print(f"Failures: {options.sheet}")
     if not options.checkpoint:
-        result |= {"device": utils.describe_device("cpu"), "torch": torch.__version__}
-        accuracy.keep(json.loads(json.dumps(result)), accuracy.RESULTS / "handwriting.json")
+        infer.keep(result, "handwriting.json")
     return 0
 
 

@@ -2,9 +2,10 @@
 
     python benchmarks/infer.py [--checkpoint FILE]
 
-Makes "photos" of 500 test digits of MNIST, and reports how many of them are classified correctly by the
-command line's default network (trained here, unless a checkpoint is given). Then it times one image from a
-cold start against importing torch and torchvision alone. Kept in benchmarks/results/infer.json.
+Makes "photos" of 500 test digits of MNIST, and reports how many of them are classified correctly. Then it times one
+image from a cold start against importing torch and torchvision alone, and a photograph of 12 megapixels against
+decoding it. The network is what `torchnn.py --train` has left in checkpoints/, and the figures are kept in
+benchmarks/results/infer.json, unless another checkpoint is given.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 HERE = Path(__file__).parent
@@ -29,7 +30,7 @@ import accuracy  # noqa: E402
 import checkpoint  # noqa: E402
 import dataset  # noqa: E402
 import predict  # noqa: E402
-import training  # noqa: E402
+import torchnn  # noqa: E402
 import utils  # noqa: E402
 
 PHOTOS, SEED, STARTS = 500, 0, 7
@@ -111,10 +112,36 @@ def cold_start(model, digit):
     return {"imports": imports, "infer": infer, "ratio": infer / imports}
 
 
-def trained():
-    """The network that `torchnn.py --train` trains by default, trained on the whole training set, seed 1."""
-    print("Training the command line's default network …", flush=True)
-    return training.train_recipe("torchnn", seed=1)[0]
+def large_photo(model):
+    """Medians of the seconds for reading one photograph of 12 megapixels, and for decoding it in full."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "large.jpg"
+        pen = Image.new("L", (4000, 3000), 210)
+        ImageDraw.Draw(pen).line([(1400, 800), (2500, 850), (1900, 2300)], fill=40, width=120, joint="curve")
+        noise = np.random.default_rng(SEED).normal(0, 3, (3000, 4000))
+        Image.fromarray(np.clip(np.asarray(pen) + noise, 0, 255).astype(np.uint8)).convert("RGB").save(file, quality=90)
+        times = {"decoding": lambda: np.asarray(Image.open(file)), "reading": lambda: predict.predict(model, file)}
+        times["reading all"] = lambda: predict.predict_all(model, file)
+        pairs = [{name: _seconds(what) for name, what in times.items()} for _ in range(STARTS)]
+    return {name: statistics.median(pair[name] for pair in pairs) for name in times}
+
+
+def _seconds(what):
+    start = time.perf_counter()
+    what()
+    return time.perf_counter() - start
+
+
+def network(path=None):
+    """The network of a checkpoint, by default of the one that `torchnn.py --train` has left; raises as `load_model`."""
+    return checkpoint.load_model(path or torchnn.FOLDER / checkpoint.BEST).eval()
+
+
+def keep(result, name):
+    """Keep figures of the default checkpoint, with what it was trained with."""
+    settings = checkpoint.load_checkpoint(torchnn.FOLDER / checkpoint.BEST)["settings"]
+    result |= {"trained": settings, "device": utils.describe_device("cpu"), "torch": torch.__version__}
+    accuracy.keep(result, accuracy.RESULTS / name)
 
 
 def main(arguments=None):
@@ -123,20 +150,22 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     try:
         data = dataset.load_dataset("test", "mnist")
-        model = checkpoint.load_model(options.checkpoint) if options.checkpoint else trained()
+        model = network(options.checkpoint)
     except (OSError, ValueError) as problem:
         parser.exit(2, f"{problem}\n")
-    model = model.cpu().eval()
     result = {"photos": photos(model, data, PHOTOS), "start": cold_start(model, data.images[0].numpy())}
+    result["large"] = large_photo(model)
     print(
         "{accuracy:.1f} % of {count} photos classified correctly, {milliseconds:.0f} ms each".format(**result["photos"])
     )
     print(
         "--infer {infer:.2f} s, importing torch and torchvision {imports:.2f} s: {ratio:.2f}".format(**result["start"])
     )
+    large = result["large"]
+    for what in ("reading", "reading all"):
+        print(f"{what} a photograph of 12 megapixels / decoding it: {large[what] / large['decoding']:.2f}")
     if not options.checkpoint:
-        result |= {"device": utils.describe_device("cpu"), "torch": torch.__version__}
-        accuracy.keep(result, accuracy.RESULTS / "infer.json")
+        keep(result, "infer.json")
     return 0
 
 

@@ -17,7 +17,7 @@ LEFT_RIGHT, UP_DOWN = (3, 4, 6, 7, 9), (4, 6, 7, 9)  # mirrored so, none of them
 
 def other_hands(images, labels, generator):
     """The digits, sheared, stretched, thicker or thinner, blurred or sharp; 1 with flag and foot, 7 with a bar."""
-    return _drawn_anew(european(images, labels, generator, 0.8, 0.5), generator)
+    return _drawn_anew(european(images, labels, generator, 0.8, 0.5, longest=15, flattest=0.1), generator)
 
 
 def no_digits(images, labels, count, generator):
@@ -114,8 +114,11 @@ def _drawn_anew(images, generator):
     return ((placed - 0.4) * gain + 0.4).clamp(0, 1)
 
 
-def european(images, labels, generator, ones, sevens):
-    """These shares of the 1s with a flag and often a foot, of the 7s with a bar, as few of MNIST are; not `place`d."""
+def european(images, labels, generator, ones, sevens, longest=12, flattest=0.35):
+    """These shares of the 1s with a flag and often a foot, of the 7s with a bar, as few of MNIST are; not `place`d.
+
+    `longest`, in pixels, and `flattest`, in radians: of the flags. A long and flat one makes a 1 that may be a 7.
+    """
     images, r = _floats(images).clone(), torch.arange(float(FRAME))
     chosen = torch.rand(len(images), generator=generator) < torch.where(labels == 1, ones, sevens)
     rows = (chosen & ((labels == 1) | (labels == 7))).nonzero()[:, 0]
@@ -130,7 +133,7 @@ def european(images, labels, generator, ones, sevens):
         values = found[torch.arange(count), row]
         return torch.stack([(values * r).sum(1) / values.sum(1).clamp_min(1e-3), row.float()], dim=1)
 
-    long, angle, wide = (_uniform(count, *span, generator) for span in ((3, 12), (0.35, 1.3), (2.5, 7)))
+    long, angle, wide = (_uniform(count, *span, generator) for span in ((3, longest), (flattest, 1.35), (2.5, 7)))
     slope, lower = _uniform(count, -1.5, 1.5, generator), _uniform(count, -1.5, 2, generator)
     flag = torch.stack([at(top), at(top) + long[:, None] * torch.stack([-angle.cos(), angle.sin()], dim=1)], dim=1)
     level = torch.where(one[:, None], at(bottom), at((top + bottom) // 2) + torch.stack([0 * lower, lower], dim=1))

@@ -22,6 +22,9 @@ import tries  # noqa: E402
 
 MAKERS = {  # kept result → the command that makes it
     "infer": "infer.py",
+    "handwriting": "handwriting.py FOLDER",
+    "pages": "page.py",
+    "nondigits": "nondigits.py --digits FOLDER",
     "kill": "kill.py --kills 50",
     "race": "race.py --starts 20",
     "fuzz": "fuzz.py --count 1000",
@@ -91,6 +94,59 @@ def table():
     return accuracy.markdown(("what", "measured", "by"), *cells)
 
 
+LEAST = 10  # images of a source whose share is named
+
+
+def handwriting():
+    """Markdown: how real and simulated handwriting is read, with what was asked of it before it was measured."""
+    hand, infer, pages, others = (kept(name) for name in ("handwriting", "infer", "pages", "nondigits"))
+
+    def share(pair):
+        return f"{100 * pair[0] / pair[1]:.1f} % ({pair[0]:,} of {pair[1]:,})"
+
+    worst = next(pair for pair in hand["own_sources"] if pair[1] >= LEAST)
+    all_pages, pairs = pages["pages"]["kinds"]["all"], pages["pairs"]
+    touching = pages["touching"]["kinds"]["all"]
+    kinds = {
+        kind: (found["refused"] + found["no digit"], found["count"]) for kind, found in others["non-digits"].items()
+    }
+    reached = [kind for kind, (caught, count) in kinds.items() if caught >= 0.8 * count]
+    missed = ", ".join(
+        f"{kind} {100 * caught / count:.0f} %" for kind, (caught, count) in kinds.items() if kind not in reached
+    )
+    caught = tuple(map(sum, zip(*kinds.values(), strict=True)))
+    photos, large = infer["photos"], infer["large"]
+    rows = (
+        ("own digits read rightly (photographed, scanned, drawn)", share(hand["own"]), "≥ 98.8 %"),
+        (f"the worst of their sources with at least {LEAST} images", share(worst), "≥ 93 %"),
+        ("Semeion, 16×16, cropped to the digit", share(hand["categories"]["classical 16x16"]), "≥ 85 %"),
+        ("of all answers above 99 %: right", share(hand["sure"]), "≥ 99.8 %"),
+        ("own digits refused or called no digit", share((hand["own_refused"], hand["own"][1])), "≤ 1 %"),
+        ("Semeion's digits included", share((hand["all_refused"], hand["all"])), ""),
+        (
+            "photographs made of test digits read rightly",
+            share((round(photos["count"] * photos["accuracy"] / 100), photos["count"])),
+            "≥ 99.8 %",
+        ),
+        ("what is no digit called so, of all kinds", share(caught), ""),
+        (f"kinds of it of which at least 80 % are; the others: {missed}", f"{len(reached)} of {len(kinds)}", "all"),
+        (
+            f"{all_pages['pages']} pages made of 5 to 60 test digits: digits found and read in the right order",
+            share((all_pages["read"], all_pages["digits"])),
+            "≥ 98 %",
+        ),
+        ("of these pages: found where there is no digit", f"{all_pages['false']}", ""),
+        ("pages of pairs that touch", share((touching["read"], touching["digits"])), ""),
+        ("two digits where one was asked for: noticed", share((pairs["noticed"], pairs["count"])), ""),
+        (
+            "a photograph of 12 megapixels read / decoded; every digit of it",
+            f"{large['reading'] / large['decoding']:.2f}; {large['reading all'] / large['decoding']:.2f}",
+            "≤ 3",
+        ),
+    )
+    return accuracy.markdown(("measure", "measured", "target"), *rows)
+
+
 SMALL = {  # recipe → what was asked of its mean test accuracy (%), before any was measured
     "small": ("`SmallNet`, fewer than 20,000 parameters, at most 20 epochs", 99.65),
     "tiny": ("`TinyNet`, fewer than 8,000 parameters, at most 20 epochs", 99.55),
@@ -131,7 +187,7 @@ def time_line(session):
 
 FIRST = (  # the recipes in README.md
     *("mlp", "cnn", "image-classifier", "s5", "fast1", "fast2"),
-    *("small", "small4", "tiny", "tiny1", "micro"),
+    *("small", "small4", "tiny", "tiny1", "micro", "torchnn"),
 )
 SECTIONS = {  # file → name → what makes the section of its present text
     "README.md": {
@@ -145,6 +201,7 @@ SECTIONS = {  # file → name → what makes the section of its present text
         "tries": lambda _: tries.table(tries.read()),
         "speed": lambda _: speed.report(speed.kept()),
         "cost": lambda _: cost.table(kept("cost")),
+        "handwriting": lambda _: handwriting(),
         "claims": lambda _: table(),
     },
 }

@@ -22,6 +22,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import torch
 from PIL import Image
 
@@ -54,11 +55,13 @@ def whole_images():
         "old.bmp": (digit, {}),
         "old.gif": (digit, {}),
         "new.webp": (digit.convert("RGB"), {}),
+        "phone.heic": (digit.convert("RGB"), {"exif": exif.tobytes()}),
     }
+    pillow_heif.register_heif_opener()
     files = {}
     for name, (image, options) in kinds.items():
         content = io.BytesIO()
-        image.save(content, name.split(".")[1].replace("jpg", "jpeg"), **options)
+        image.save(content, name.split(".")[1].replace("jpg", "jpeg").replace("heic", "heif"), **options)
         files[name] = content.getvalue()
     return files
 

@@ -84,10 +84,13 @@ def summary(rows):
     return {
         "own": (sum(row["right"] for row in own), len(own)),
         "refused": len(rows) - len(answered),
-        "no_digit": (sum(not row["known"] for row in own), sum(not row["known"] for row in rows)),
+        "all": len(rows),
+        "own_refused": sum(not row["known"] for row in own),
+        "all_refused": sum(not row["known"] for row in rows),
         "reliability": reliability(answered),
         "sure": (sum(row["right"] for row in sure), len(sure)),
         "sources": counts(rows, "source"),
+        "own_sources": list(counts(own, "source").values()),  # the worst first
         "categories": counts(rows, "category"),
     }
 
@@ -139,13 +142,15 @@ def main(arguments=None):
             print(f"  {name:24} {right:4} of {count:4}  {100 * right / count:5.1f} %")
     for words, (right, count) in (("own digits", result["own"]), (f"answers above {SURE:.0%}", result["sure"])):
         print(f"{words}: {right} of {count} right, {100 * right / max(count, 1):.1f} %")
-    own, every = result["no_digit"]
-    print(f"{result['refused']} refused; called no digit: {own} of the own digits, {every} of all")
+    print(
+        f"{result['refused']} refused; these or no digits: {result['own_refused']} own, {result['all_refused']} of all"
+    )
     print(f"{result['milliseconds']:.0f} ms an image")
     if options.sheet and not all(row["right"] for row in rows):
         sheet(rows, options.folder).savefig(options.sheet, dpi=80)
         print(f"Failures: {options.sheet}")
     if not options.checkpoint:
+        del result["sources"]  # the writers' names
         infer.keep(result, "handwriting.json")
     return 0
 

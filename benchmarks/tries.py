@@ -21,9 +21,10 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 import accuracy  # noqa: E402
 
 from augment import RandomAffineEach  # noqa: E402
-from training import RECIPES  # noqa: E402
+from training import GENTLE, HANDS, RECIPES  # noqa: E402
 
 KEPT = accuracy.RESULTS / "tries.json"
+STROKE, SLANT = HANDS  # what the recipe `torchnn` adds to `small`, and on top of both a share of European 1s and 7s
 MORE = (RandomAffineEach(degrees=13, zoom=(0.87, 1.13), shift=0.08, mode="bicubic"),)
 
 
@@ -76,6 +77,10 @@ TRIES = {
     "small-deeper-augmented": recipe("16 16 16 pool 20 20 20 24", augmentation=MORE),
     "small4": recipe("16 16 pool 24 24 32", 4, 0.02),
     "small4-batch64": recipe("16 16 pool 24 24 32", 4, 0.015, 64),
+    "hands4-stroke": recipe("16 16 pool 24 24 32", 4, 0.02, augmentation=(STROKE, *GENTLE)),
+    "hands4-slant": recipe("16 16 pool 24 24 32", 4, 0.02, augmentation=(SLANT,)),
+    "hands4-european": recipe("16 16 pool 24 24 32", 4, 0.02, european=0.3),
+    "hands4": recipe("16 16 pool 24 24 32", 4, 0.02, augmentation=HANDS, european=0.3),
     "tiny": recipe(TINY),
     "tiny-plain": recipe("10 10 pool 14 16 16 16p"),
     "tiny-plain-2": recipe("10 10 pool 12 14 14 16"),

@@ -1,14 +1,16 @@
-"""Random rotation, zoom, shift and flip: against torchvision, and by what each draw did."""
+"""Random changes of digits: against torchvision and SciPy, and by what each draw did."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torchvision.transforms import v2
 
 import augment
-from augment import RandomAffineEach
+from augment import RandomAffineEach, RandomStrokeEach
 
 BILINEAR = v2.InterpolationMode.BILINEAR
 
@@ -107,3 +109,72 @@ def test_shift_is_in_half_widths():
     column = (out.sum(1) * (torch.arange(28) - 13.5)).sum(1) / out.sum((1, 2))
     assert column.abs().max() == pytest.approx(0.25 * 14, abs=0.1)
     assert column.mean().abs() < 0.15
+
+
+def in_turn(monkeypatch, *draws):
+    """Let the draws be these numbers in [0, 1), a tuple each."""
+    left = list(draws)
+
+    def rand(*shape, device=None):
+        values = torch.tensor(left.pop(0))
+        return values.view(len(values), *[1] * (len(shape) - 1)).expand(*shape)
+
+    monkeypatch.setattr(augment.torch, "rand", rand)
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (28, 40)])
+@pytest.mark.parametrize(("tall", "slant"), [(1.2, 0.0), (1 / 1.2, 0.0), (1.0, 0.3), (1.0, -0.3), (1.1, 0.15)])
+def test_stretch_and_shear_are_an_affine_map_in_pixels(shape, tall, slant, monkeypatch):
+    """Where each pixel comes from, by hand, about the centre; first stretched and sheared, then turned by 10°."""
+    image = smooth(*shape)
+    for degrees in (0.0, 10.0):
+        draws = (math.log(tall, 1.2) / 2 + 0.5, slant / 0.3 / 2 + 0.5)
+        in_turn(monkeypatch, (1.0, 0.5, 0.5, 0.5, 0.5), draws)
+        ours = RandomAffineEach(degrees=degrees, stretch=0.2, shear=0.3)(image)
+        cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        back = np.array([[1 / tall, 0], [slant * tall, tall]]) @ np.array([[cos, sin], [-sin, cos]])  # of (row, column)
+        middle = (np.array(shape) - 1) / 2
+        theirs = ndimage.affine_transform(
+            image[0, 0].double().numpy(), back, middle - back @ middle, order=1, mode="grid-constant"
+        )
+        np.testing.assert_allclose(ours[0, 0].numpy(), theirs, atol=1e-4)
+
+
+def test_stretch_and_shear_keep_the_area_and_fill_their_ranges(monkeypatch):
+    found = {}
+    monkeypatch.setattr(augment.F, "affine_grid", lambda theta, size, **_: found.update(theta=theta))
+    monkeypatch.setattr(augment.F, "grid_sample", lambda batch, *_, **__: batch)
+    RandomAffineEach(stretch=0.15, shear=0.2)(torch.zeros(20_000, 1, 28, 28))
+    matrix = found["theta"][:, :, :2]
+    torch.testing.assert_close(torch.linalg.det(matrix), torch.ones(20_000))
+    stretch, slant = -matrix[:, 1, 1].log() / math.log(1.15), matrix[:, 0, 1] / matrix[:, 0, 0] / 0.2
+    for values in (stretch, slant):
+        shares = torch.histc(values, 10, -1, 1) / 20_000
+        assert shares.sum() == pytest.approx(1, abs=1e-3)
+        assert 0.09 < shares.min() <= shares.max() < 0.11
+    assert abs(torch.corrcoef(torch.stack([stretch, slant]))[0, 1]) < 0.03
+
+
+@pytest.mark.parametrize(("u", "share"), [(0.1, 0.5), (0.1, 1.0), (0.3, 0.5), (0.3, 1.0), (0.6, 1.0)])
+def test_strokes_against_scipys_erosion_and_dilation(u, share, monkeypatch):
+    image = smooth(28, 20)
+    in_turn(monkeypatch, (u, share))
+    ours = RandomStrokeEach(thinner=0.7, thicker=0.9, p=0.5)(image)[0, 0].numpy()
+    grey = image[0, 0].numpy()
+    if u < 0.25:
+        expected = grey + 0.7 * share * (ndimage.grey_erosion(grey, (3, 3)) - grey)
+    elif u < 0.5:
+        expected = grey + 0.9 * share * (ndimage.grey_dilation(grey, (3, 3)) - grey)
+    else:
+        expected = grey
+    np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
+def test_each_image_draws_its_own_strokes():
+    images = smooth().expand(4000, 1, 28, 28)
+    changed = (RandomStrokeEach(p=0.4)(images) - images).sum((1, 2, 3))
+    for part in (changed < 0, changed > 0):
+        assert part.float().mean() == pytest.approx(0.2, abs=0.03)
+    assert changed[changed != 0].unique().numel() > 1500
+    assert torch.equal(RandomStrokeEach(p=0.0)(images), images)
+    assert RandomStrokeEach(p=1.0)(images[0]).shape == (1, 28, 28)  # without a batch

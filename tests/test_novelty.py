@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import runs
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 
 import checkpoint
@@ -91,6 +91,47 @@ def test_only_one_and_seven_get_other_strokes(data):
     changed = (drawn.european(images, labels, generator(), 0.8, 0.5) != images).any(dim=(1, 2))
     assert set(labels[changed].tolist()) == {1, 7}
     assert 0.6 < changed[labels == 1].float().mean() < 1
+
+
+def stroke(*points):
+    """One image of a line between points (x, y), three pixels wide, 100 times."""
+    image = Image.new("L", (28, 28))
+    ImageDraw.Draw(image).line(points, fill=255, width=3)
+    return torch.from_numpy(np.asarray(image, np.float32) / 255).expand(100, 28, 28)
+
+
+def test_a_one_gets_a_flag_to_the_left_and_a_foot():
+    one = stroke((14, 5), (14, 22))
+    made = drawn.european(one, torch.ones(100, dtype=torch.long), generator(), 1, 1)
+    added = (made - one).clamp_min(0) > 0.5
+    upper, lower = added[:, :19], added[:, 20:]
+    beside = upper[:, :, :12].any(2)  # rows with ink on the left
+    assert beside.any(1).float().mean() > 0.9
+    assert not upper[:, :, 18:].any()  # and nothing on the right
+    # its first row is near the top, and where it goes further down it goes further to the left
+    first = beside.int().argmax(1)[beside.any(1)]
+    assert first.max() <= 12
+    for image in upper[:, :, :13]:
+        rows, columns = image.nonzero().T
+        if len(rows) > 12:
+            assert np.corrcoef(rows, columns)[0, 1] < -0.2
+    feet = lower.any(2).any(1)
+    assert 0.3 < feet.float().mean() < 0.6
+    assert lower[feet][:, :, :12].any((1, 2)).all()
+    assert lower[feet][:, :, 17:].any((1, 2)).all()
+
+
+def test_a_seven_gets_a_bar_in_its_middle():
+    seven = stroke((6, 6), (21, 6), (12, 23))
+    made = drawn.european(seven, torch.full((100,), 7), generator(), 1, 1)
+    added = (made - seven).clamp_min(0) > 0.5
+    rows = added.any(2)
+    assert rows.any(1).all()
+    assert not rows[:, :9].any()
+    assert not rows[:, 20:].any()
+    columns = added.any(1)
+    assert columns[:, :15].any(1).all()
+    assert columns[:, 18:].any(1).float().mean() > 0.9
 
 
 # ------------------------------------------------------------------------------------------------
@@ -184,6 +225,48 @@ def test_without_a_rule_all_are_digits():
 
 
 # ------------------------------------------------------------------------------------------------
+# The temperature
+# ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sharpness", [0.5, 1.0, 3.0, 8.0])
+def test_the_temperature_is_that_of_a_grid_search(sharpness):
+    """Labels drawn from the scores' own probabilities; then the scores are made too sure, or too unsure."""
+    scores = 2 * torch.randn(1000, 10, generator=generator())
+    labels = scores.softmax(1).multinomial(1, generator=generator())[:, 0]
+    scores = scores * sharpness
+    grid = np.exp(np.linspace(0, np.log(10), 400))
+    losses = [-(scores / t).log_softmax(1)[range(1000), labels].mean().item() for t in grid]
+    found = novelty._fitted_temperature(scores, labels)
+    assert found == pytest.approx(grid[np.argmin(losses)], rel=0.01)
+    assert found == pytest.approx(max(sharpness, 1), rel=0.1)
+    assert found >= 1
+
+
+def test_the_learned_temperature_is_of_held_out_digits_as_other_hands_write_them(taught, data):
+    real = drawn.other_hands(data[1].images, data[1].labels, torch.Generator().manual_seed(7))
+    scores = novelty.features(taught, real)[:, -10:]
+    loss = lambda t: torch.nn.functional.cross_entropy(scores / t, data[1].labels).item()  # noqa: E731
+    temperature = taught.novelty["temperature"]
+    assert 1 <= temperature < 10
+    assert loss(temperature) < min(loss(10), loss(temperature * 1.5))
+    assert loss(temperature) < loss(1) or temperature < 1.1
+
+
+def test_predict_divides_by_the_temperature(taught, data):
+    image = 1 - data[1].images[0].numpy() / np.float32(255)
+    model = copy.deepcopy(taught)
+    model.novelty["temperature"] = 2.5
+    seen = predict.prepare(image)
+    scores = novelty.features(model, seen[None])[0, -10:]
+    expected = (scores / 2.5).exp() / (scores / 2.5).exp().sum()
+    torch.testing.assert_close(predict.predict(model, image)[0], expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(predict.predict_all(model, image)[0].probabilities, expected, atol=1e-5, rtol=1e-4)
+    model.novelty = None
+    torch.testing.assert_close(predict.predict(model, image)[0], scores.softmax(0), atol=1e-5, rtol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------
 # In a checkpoint
 # ------------------------------------------------------------------------------------------------
 
@@ -200,6 +283,7 @@ def test_a_checkpoint_keeps_the_rule(taught, tmp_path):
     assert found.novelty.keys() == rule.keys()
     assert all(torch.equal(found.novelty[key], rule[key]) for key in ("weight", "bias", "out"))
     assert found.novelty["threshold"] == rule["threshold"]
+    assert found.novelty["temperature"] == rule["temperature"]
     assert before.keys() == after.keys()
     for key in before.keys() - {"weights", "random", "novelty"}:
         assert before[key] == after[key]
@@ -225,7 +309,10 @@ def test_hostile_rules_are_refused_at_once(taught, tmp_path):
     changes = [{**rule, key: fuzz.hostile(dice)} for key in ("weight", "bias", "out") for _ in range(12)]
     changes += [{**rule, key: rule[key][:-1]} for key in ("weight", "bias", "out")]
     changes += [{**rule, "threshold": odd} for odd in (float("nan"), float("inf"), True, "0", None, torch.tensor(0.0))]
+    odds = (float("nan"), float("inf"), True, "1", None, torch.tensor(1.0), 0, 0.0, -1.0, 1e-9, 1e300)
+    changes += [{**rule, "temperature": odd} for odd in odds]
     changes += [{**rule, "weight": rule["weight"] / 0}, {**rule, "out": rule["out"].half()}]
+    changes += [{key: value for key, value in rule.items() if key != "temperature"}]
     changes += [{**rule, "more": 1}, {key: rule[key] for key in ("weight", "bias", "out")}, {}, [], "rule", 3]
     changes += [dict.fromkeys(rule, torch.zeros(1).expand(10**9))]
     for odd in changes:
@@ -283,7 +370,7 @@ def test_train_keeps_the_rule_with_the_best_model(tmp_path, capsys):
     train = ["--train", "--dataset", "digits", "--arch", "MLP", "--epochs", "1", "--folder", str(tmp_path)]
     assert torchnn.main(train) == 0
     best, last = (torch.load(tmp_path / name, weights_only=True) for name in (checkpoint.BEST, checkpoint.LAST))
-    assert best["novelty"].keys() == {"weight", "bias", "out", "threshold"}
+    assert best["novelty"].keys() == {"weight", "bias", "out", "threshold", "temperature"}
     assert last["novelty"] is None
     for key in ("settings", "epoch", "history", "best_loss", "normalisation"):
         assert best[key] == last[key]

@@ -10,6 +10,7 @@ from scipy import ndimage
 import dataset
 import images
 import model as models
+import novelty
 import pages
 import plots
 import predict
@@ -158,9 +159,13 @@ def test_touching_digits_are_cut_where_the_pieces_are_surer():
 
 
 @pytest.mark.parametrize("places", [[(60, 40), (110, 40)], [(60, 40), (60, 100)]])
-def test_two_digits_are_not_taken_for_one(places):
-    with pytest.raises(images.ImageError, match="holds 2 digits, and one was asked for: read them with predict_all"):
-        predict.prepare(printed("85", places, shape=(200, 200))[0])
+def test_two_digits_are_not_taken_for_one(places, tmp_path):
+    page, _ = printed("85", places, shape=(200, 200))
+    page.save(tmp_path / "pair.png")
+    for image, name in ((page, "The image"), (tmp_path / "pair.png", str(tmp_path / "pair.png"))):
+        with pytest.raises(images.ImageError) as caught:
+            predict.predict(models.create_model(), image)
+        assert str(caught.value) == f"{name} holds 2 digits, and one was asked for: use predict_all, or --all."
 
 
 def test_strokes_apart_are_one_digit():
@@ -192,7 +197,7 @@ def test_predict_all_gives_what_predict_gives_for_each(tmp_path):
         alone = page.crop((left - 20, top - 20, right + 20, bottom + 20))
         probabilities, image = predict.predict(model, alone)
         assert reading.image.shape == (28, 28)
-        assert (reading.image - image).abs().mean() < 0.02
+        assert (reading.image - image).abs().mean() < 0.05  # the two tell ink from paper in their own ways
         assert torch.allclose(reading.probabilities, probabilities, atol=0.02)
         assert reading.digit == reading.probabilities.argmax()
         assert reading.probability == reading.probabilities.max()
@@ -209,6 +214,50 @@ def test_boxes_are_of_the_upright_image_in_full_size(tmp_path):
     model = models.create_model()
     for image in (tmp_path / "page.jpg", Image.open(tmp_path / "page.jpg"), np.asarray(page)):
         agree(predict.predict_all(model, image), boxes, within=6)
+
+
+def tight_crops(rows):
+    """The embedded digits of these rows in black and white, cropped to their ink, as they are and nine times as large."""
+    data = dataset.load_dataset("test", "digits")
+    for row in rows:
+        box = Image.fromarray(data.images[row].numpy()).point(lambda value: 255 * (value > 128)).getbbox()
+        crop = np.asarray(Image.fromarray(data.images[row].numpy()).crop(box)) <= 128
+        yield from (crop, np.kron(crop, np.ones((9, 9), bool)))
+
+
+def one_reading(image):
+    model = models.create_model()
+    (reading,) = predict.predict_all(model, image)
+    probabilities, seen = predict.predict(model, image)
+    assert reading.box == (0, 0, image.shape[1], image.shape[0])
+    assert torch.equal(reading.image, seen)
+    assert torch.equal(reading.probabilities, probabilities)
+    assert reading.line == 0
+
+
+def test_a_single_digit_may_fill_the_picture():
+    for image in tight_crops([0, 1]):
+        one_reading(image)
+
+
+@pytest.mark.xfail(strict=True, reason="what find_digits sees without a margin of paper may be several pieces")
+def test_any_single_digit_may_fill_the_picture():
+    for image in tight_crops(range(12)):
+        one_reading(image)
+
+
+def test_each_reading_says_whether_it_is_a_digit():
+    model, (page, _) = models.create_model(), printed("3141", grid(1, 4))
+    assert [reading.is_digit for reading in predict.predict_all(model, page)] == [True] * 4  # there is no rule
+    seen = torch.stack([reading.image for reading in predict.predict_all(model, page)])
+    width = novelty.features(model, seen).shape[1]
+    weight = torch.randn(32, width, generator=torch.Generator().manual_seed(0))
+    model.novelty = {"weight": weight, "bias": torch.ones(32), "out": torch.ones(32), "threshold": 0.0, "temperature": 1.0}
+    scores = novelty.novelty_scores(model, seen)
+    model.novelty["threshold"] = scores.sort()[0][1:3].mean().item()
+    known = [reading.is_digit for reading in predict.predict_all(model, page)]
+    assert known == (scores <= model.novelty["threshold"]).tolist()
+    assert known.count(True) == 2
 
 
 def test_what_predict_all_refuses():
@@ -229,7 +278,7 @@ def test_the_benchmarks_pages_and_its_count():
     data = dataset.load_dataset("test", "digits")
     results = page.measure(models.create_model(), data, 2)["kinds"]["all"]
     assert results["found"] >= 0.9 * results["digits"] > 0
-    reading = predict.Reading(1, 1.0, None, None, (0, 0, 10, 10), 0)
+    reading = predict.Reading(1, 1.0, None, None, (0, 0, 10, 10), 0, True)
     right = [reading._replace(digit=d, box=(20 * i, 0, 20 * i + 10, 10)) for i, d in enumerate((1, 2, 3))]
     boxes = [each.box for each in right]
     assert page.compare(right, [1, 2, 3], boxes) == {"digits": 3, "found": 3, "read": 3, "false": 0}

@@ -440,6 +440,97 @@ def test_infer_draws_what_it_saw(folder, best, tmp_path, capsys):
     assert not (tmp_path / "a.xyz").exists()
 
 
+@pytest.fixture(scope="module")
+def page(folder):
+    """A page with two lines of digits, 28 and 49 pixels from the edges, and the digits' boxes."""
+    images = dataset.load_dataset("test", "digits").images[:5]
+    pixels, boxes = np.full((420, 600), 255, np.uint8), []
+    for i, image in enumerate(images):
+        large = Image.fromarray(image.numpy()).resize((112, 112), Image.Resampling.BICUBIC)
+        left, top = 40 + 170 * (i % 3), 40 + 200 * (i // 3)
+        pixels[top : top + 112, left : left + 112] = 255 - np.asarray(large)
+        x, y, right, bottom = large.point(lambda value: 255 * (value > 100)).getbbox()
+        boxes.append((left + x, top + y, left + right, top + bottom))
+    Image.fromarray(pixels).save(folder / "page.png")
+    return folder / "page.png", boxes
+
+
+def test_infer_all_prints_the_lines_as_they_stand(page, best, capsys):
+    from predict import predict_all
+
+    file, _ = page
+    code, out, err = run("--infer", file, "--all", "--checkpoint", best, capsys=capsys)
+    assert (code, err) == (0, "")
+    first, *lines = out.splitlines()
+    assert first == f"{file}: 5 digits"
+    readings = predict_all(checkpoint.load_model(best), file)
+    shown = [line.split("   less sure: ") for line in lines]
+    seen = [str(r.digit) if r.is_digit else "?" for r in readings]
+    assert [part[0] for part in shown] == [f"  {' '.join(seen[:3])}", f"  {' '.join(seen[3:])}"]
+    for line, part in ((0, readings[:3]), (1, readings[3:])):
+        doubtful = [f"{r.digit} ({100 * r.probability:.0f} %)" for r in part if r.is_digit and r.probability < 0.9]
+        assert shown[line][1:] == ([", ".join(doubtful)] if doubtful else [])
+
+
+def test_what_is_no_digit_is_a_question_mark_in_its_line(page, best, tmp_path, capsys, monkeypatch):
+    from predict import predict_all
+
+    def odd(model, image):
+        readings = predict_all(model, image)
+        return [reading._replace(is_digit=i != 1) for i, reading in enumerate(readings)]
+
+    monkeypatch.setattr(torchnn, "predict_all", odd)
+    out = run("--infer", page[0], "--all", "--checkpoint", best, capsys=capsys)[1]
+    assert out.splitlines()[1].split()[1] == "?"
+    assert out.count("?") == 1
+
+
+def test_infer_all_json_has_boxes_in_pixels(page, best, tmp_path, capsys):
+    file, boxes = page
+    large = tmp_path / "large.png"
+    with Image.open(file) as image:
+        image.resize((2400, 1680)).save(large)
+    code, out, _ = run("--infer", file, large, "--all", "--json", "--checkpoint", best, capsys=capsys)
+    assert code == 0
+    for line, name, scale in zip(out.splitlines(), (file, large), (1, 4), strict=True):
+        answer = json.loads(line)
+        assert answer["image"] == str(name)
+        found = answer["digits"]
+        assert [digit["line"] for digit in found] == [0, 0, 0, 1, 1]
+        difference = np.array([digit["box"] for digit in found]) - scale * np.array(boxes)
+        assert np.abs(difference).max() <= 5 * scale
+        assert all(set(digit) == {"digit", "probability", "box", "line", "no_digit"} for digit in found)
+        assert all(0.1 <= digit["probability"] <= 1 and digit["no_digit"] in (True, False) for digit in found)
+
+
+def test_infer_all_writes_a_figure_for_each_image(page, folder, best, tmp_path, capsys):
+    line = ("--all", "--checkpoint", best, "--save-figure", tmp_path / "name.png")
+    assert run("--infer", page[0], *line, capsys=capsys)[0] == 0
+    assert [file.name for file in tmp_path.iterdir()] == ["name.png"]
+    (tmp_path / "name.png").unlink()
+    assert run("--infer", page[0], folder / "0.png", *line, capsys=capsys)[0] == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["name-1.png", "name-2.png"]
+    with Image.open(tmp_path / "name-1.png") as wide, Image.open(tmp_path / "name-2.png") as square:
+        assert wide.width / wide.height > 1.2
+        assert np.asarray(square.convert("L")).std() > 10
+
+
+def test_infer_all_goes_on_after_an_image_without_digits(page, best, tmp_path, capsys):
+    Image.new("L", (300, 200), 255).save(tmp_path / "blank.png")
+    code, out, err = run("--infer", tmp_path / "blank.png", page[0], "--all", "--checkpoint", best, capsys=capsys)
+    assert code == 2
+    assert out.startswith(f"{page[0]}: 5 digits")
+    assert f"{tmp_path / 'blank.png'} is blank" in err
+
+
+def test_two_digits_are_refused_with_the_way_to_read_them(page, best, tmp_path, capsys):
+    with Image.open(page[0]) as image:
+        image.crop((30, 30, 340, 170)).save(tmp_path / "pair.png")
+    err = refused("--infer", tmp_path / "pair.png", "--checkpoint", best, capsys=capsys)
+    assert "holds 2 digits, and one was asked for" in err
+    assert "--all" in err
+
+
 def test_outputs_never_replace_inputs(folder, best, capsys):
     before = (folder / "0.png").read_bytes(), best.read_bytes()
     image = folder / "0.png"
@@ -602,6 +693,8 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, capsys, monke
             "--device goes with --train or --infer or --evaluate, not with --export",
         ),
         (("--evaluate", "--save-figure", "f"), "--save-figure goes with --infer, not with --evaluate"),
+        (("--train", "--all"), "--all goes with --infer, not with --train"),
+        (("--evaluate", "--all"), "--all goes with --infer, not with --evaluate"),
         (("--evaluate", "--seed", "1"), "--seed goes with --train, not with --evaluate"),
         (("--evaluate", "--json", "--report", "f"), "--report: not allowed with argument --json"),
         (

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 import torch
 from runs import BF16, loaders, same, trained
+from scipy import ndimage
 from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.transforms import v2
 
 import checkpoint
+import dataset
 import model as models
 import training
 import utils
@@ -48,6 +50,52 @@ def test_augmented_images_are_normalised_as_the_recipe_says():
     for split in ("train", "validation"):
         loader = training.recipe_loader(recipe, split, dataset="digits", holdout=287)
         assert next(iter(loader))[0].min().item() == pytest.approx(-0.5)
+
+
+EUROPEAN = {"batch_size": 100, "augmentation": None, "european": 0.3}
+
+
+def changed_by(recipe, split="train"):
+    """Which images of a recipe's loader are not as in the data set, and the labels of all."""
+    data = dataset.load_dataset(split, "digits", holdout=287)
+    found = training.recipe_loader(recipe, split, dataset="digits", holdout=287).dataset
+    assert torch.equal(found.labels, data.labels)
+    assert found.images.dtype == data.images.dtype
+    return (found.images != data.images).flatten(1).any(dim=1), data.labels
+
+
+def test_the_share_of_ones_and_sevens_is_redrawn_and_nothing_else():
+    changed, labels = changed_by(EUROPEAN)
+    for digit in (1, 7):
+        assert changed[labels == digit].float().mean() == pytest.approx(0.3, abs=0.1)
+    assert not changed[(labels != 1) & (labels != 7)].any()
+    whole, _ = changed_by({**EUROPEAN, "european": 1})
+    assert torch.equal(whole, (labels == 1) | (labels == 7))
+
+
+def test_the_redrawn_digits_are_the_same_in_each_run_and_lie_as_mnists_do():
+    one, two = (training.recipe_loader(EUROPEAN, "train", dataset="digits").dataset.images for _ in range(2))
+    assert torch.equal(one, two)
+    changed, _ = changed_by(EUROPEAN)
+    images = training.recipe_loader(EUROPEAN, "train", dataset="digits", holdout=287).dataset.images[changed]
+    for image in images.numpy():
+        assert image.max() == 255
+        assert ndimage.center_of_mass(image) == pytest.approx((14, 14), abs=0.3)
+
+
+def test_only_training_digits_are_redrawn(monkeypatch):
+    for split in ("validation", "test"):
+        assert not changed_by(EUROPEAN, split)[0].any()
+    assert not changed_by({key: EUROPEAN[key] for key in ("batch_size", "augmentation")})[0].any()
+    make = utils.get_MNISTdataset_with_loader
+
+    def of_clothes(*given, **options):
+        loader = make(*given, **options)
+        loader.dataset.classes = ["Top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot"]
+        return loader
+
+    monkeypatch.setattr(utils, "get_MNISTdataset_with_loader", of_clothes)
+    assert not changed_by(EUROPEAN)[0].any()
 
 
 # ------------------------------------------------------------------------------------------------

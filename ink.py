@@ -77,7 +77,8 @@ def _found(grey):
     candidates = []
     for local in (closing - grey, grey - opening):
         local, found = _seen(local)
-        if found is not None and not _doubtful(local, found):
+        # (a large part of the picture would be the squares between lines)
+        if found is not None and found.mean() < 0.3 and not _doubtful(local, found):
             candidates.append((local, found))
     same = any((found & mask).sum() > 0.5 * mask.sum() for _, found in candidates)
     if not candidates or (same and not _on_rim(mask)):  # no shadow but a blurred digit, and this is the whole of it

@@ -133,6 +133,19 @@ FAULTS = {  # (file, the tests that should notice, without test_ and .py) → fa
             "digits, hits = labels.cpu()",
             "digits, hits = outputs.argmax(dim=1).cpu()",
         ),
+        Fault("clothes are redrawn as digits", "loader.dataset.classes == [str(digit) for digit in range(10)]", "True"),
+        Fault("redrawn for the test, too", 'if split == "train" and loader', "if loader"),
+        Fault(
+            "every one and seven is redrawn",
+            "generator=torch.Generator().manual_seed(0)).to(rows.device) < share",
+            "generator=torch.Generator().manual_seed(0)).to(rows.device) < 10 * share",
+        ),
+        Fault("redrawn otherwise each time", "torch.Generator().manual_seed(1), 1, 1", "torch.default_generator, 1, 1"),
+        Fault(
+            "redrawn but not placed",
+            "changed = place(european(own, labels, torch.Generator().manual_seed(1), 1, 1))",
+            "changed = european(own, labels, torch.Generator().manual_seed(1), 1, 1)",
+        ),
     ],
     ("training.py", "training recipes"): [
         Fault("the recipe's training images in order", '"shuffle": True', '"shuffle": False'),
@@ -189,7 +202,7 @@ FAULTS = {  # (file, the tests that should notice, without test_ and .py) → fa
         Fault("best_loss not kept", '"best_loss": float(best_loss)', '"best_loss": math.inf'),
     ],
     ("augment.py", "augment session1"): [
-        Fault("rotation becomes a shear", "across, cos, -across", "0 * across, cos, -across"),
+        Fault("rotation becomes a shear", "[cos, -up, across, cos]", "[cos, -up, 0 * across, cos]"),
         Fault(
             "rotation distorts where height is not width",
             "up, across = sin * height / width, sin * width / height",
@@ -210,6 +223,16 @@ FAULTS = {  # (file, the tests that should notice, without test_ and .py) → fa
             "mode=self.mode, align_corners=False",
             "mode=self.mode, align_corners=True",
         ),
+        Fault("stretched without narrowing", "0 * tall, 1 / tall]", "0 * tall, 0 * tall + 1]"),
+        Fault("sheared from top to bottom", "[tall, slant * tall, 0 * tall,", "[tall, 0 * tall, slant * tall,"),
+        Fault("a slant that depends on the shape", "v[1] * self.shear * height / width", "v[1] * self.shear"),
+        Fault(
+            "thin and thick swapped",
+            "torch.where(u[0] < self.p / 2, thin, thick), share",
+            "torch.where(u[0] < self.p / 2, thick, thin), share",
+        ),
+        Fault("strokes change in every image", "torch.where(u[0] < self.p, changed, images)", "changed"),
+        Fault("one share for all strokes", "share = u[1] * torch.where", "share = u[1].mean() * torch.where"),
         Fault("one draw flips a whole batch", "torch.rand(*images.shape[:-3], 1, 1, 1,", "torch.rand(1, 1, 1,"),
         Fault("flipped upside down", "images.flip(-1)", "images.flip(-2)"),
     ],
@@ -371,49 +394,120 @@ FAULTS = {  # (file, the tests that should notice, without test_ and .py) → fa
             "        print(problem, file=sys.stderr)\n        return 0",
         ),
     ],
-    ("predict.py", "predict"): [
+    ("images.py", "images predict"): [
         Fault("EXIF orientation ignored", "orientation = _orientation(image)", "orientation = 1"),
         Fault(
             "mirrored where EXIF says transposed", "if orientation in (2, 3, 6, 7):", "if orientation in (2, 3, 5, 8):"
         ),
         Fault("transparency laid onto black", 'image.size, "white"', 'image.size, "black"'),
+        Fault("14 bits read as 16", "(255, 1023, 4095, 16383) if", "(255, 1023, 4095) if"),
+        Fault("grey as the plain mean of the colours", "[0.299, 0.587, 0.114]", "[1 / 3, 1 / 3, 1 / 3]"),
+        Fault(
+            "the size is looked at after decoding",
+            "        raise ImageError(_too_large(name))\n    orientation",
+            "        image.load()\n        raise ImageError(_too_large(name))\n    orientation",
+        ),
+        Fault("HEIC is not opened", 'formats = (*FORMATS, "HEIF")', "formats = FORMATS"),
+        Fault("a PDF is any other file", 'startswith(b"%PDF")', 'startswith(b"%XYZ")'),
+        Fault("the size is that before turning", "if _orientation(image) < 5 else image.size[::-1]", ""),
+        Fault(
+            "always scaled down to one digit's size",
+            "return _shrink(_from_array(image), longest)",
+            "return _shrink(_from_array(image), WORKING_SIZE)",
+        ),
+    ],
+    ("ink.py", "ink"): [
         Fault(
             "light digits on dark are not inverted",
             "return difference if far.sum() >= 0 else -difference",
             "return difference",
         ),
+        Fault("no margin around a tight crop", "padded = _with_margin(grey)", "padded = grey"),
+        Fault("a grey crop gets no margin", "if max(grey.shape) > 32 else 0.35", "if max(grey.shape) > 32 else 0.05"),
+        Fault("the paper is what is dark", "paper = dark if", "paper = ~dark if"),
+        Fault("faint ink is none", "FAINT = 0.03 ", "FAINT = 0.08 "),
+        Fault(
+            "what uneven paper leaves is ink",
+            "contrast = np.clip(10 * 1.4826 * np.median(abs(ink)), FAINT, MIN_CONTRAST)",
+            "contrast = FAINT",
+        ),
+        Fault("small pictures stay small", "MIN_SIZE = 112", "MIN_SIZE = 1"),
+        Fault("lines are kept", "for rise, row, half in across:", "for rise, row, half in []:"),
+        Fault("the stroke across a line goes, too", "np.minimum(cleaned[where], np.minimum(above, below))", "0"),
+        Fault("the most slanted of equal lines", "np.argsort(abs(rises), kind", "np.argsort(-abs(rises), kind"),
+        Fault("level lines only", "np.arange(-0.06, 0.0601, max(0.005, 1 / width)) * width", "np.zeros(1)"),
+        Fault("what is left of the lines is the digit", " > max(ink.shape) / 6 else ink", " >= 0 else ink"),
+        Fault("a stroke across the short side is a line", "if width < 0.6 * height and len(across) < 2:", "if False:"),
+        Fault("no second look by a local background", "if mask is None or not _doubtful(ink, mask):", "if True:"),
+        Fault("what touches the border is kept", "if border.any():", "if False:"),
+        Fault("the box of the enlarged picture", " / times - margin", " - margin"),
+        Fault("the box with the margin", " / times - margin", " / times"),
+        Fault(
+            "the paper's brightness from the ink too",
+            "weight = start * np.clip(1 - (off / limit) ** 2, 0, 1)",
+            "weight = start",
+        ),
+    ],
+    ("predict.py", "predict"): [
         Fault("centred by its box, not by its mass", "round(FRAME / 2 - centre)", "round((FRAME - side) / 2)"),
         Fault(
             "aspect ratio lost",
             "size = [max(1, round(side * scale)) for side in ink.shape[::-1]]",
             "size = [SIDE, SIDE]",
         ),
-        Fault("14 bits read as 16", "(255, 1023, 4095, 16383) if", "(255, 1023, 4095) if"),
-        Fault("lines at the border are kept", "    inside[border] = 0\n", ""),
         Fault("thin strokes stay thin", "if stroke < MIN_STROKE:", "if False:"),
-        Fault("grey as the plain mean of the colours", "[0.299, 0.587, 0.114]", "[1 / 3, 1 / 3, 1 / 3]"),
-        Fault(
-            "the paper's brightness from the ink too",
-            "weight = start * np.clip(1 - (off / limit) ** 2, 0, 1)",
-            "weight = start",
-        ),
-        Fault(
-            "the size is looked at after decoding",
-            "        raise ImageError(_too_large(name))\n    orientation",
-            "        image.load()\n        raise ImageError(_too_large(name))\n    orientation",
-        ),
         Fault(
             "the model's own normalisation ignored",
             'noted = getattr(model, "normalisation", (MEAN, STD))',
             "noted = (MEAN, STD)",
         ),
-        Fault("log-probabilities for probabilities", "outputs[0].float().exp()", "outputs[0].float()"),
         Fault("the model stays in evaluation mode", "            module.training = mode", "            pass"),
         Fault("predicted in training mode", "    model.eval()\n", ""),
         Fault("an answer that is not finite is given", "if not probabilities.isfinite().all():", "if False:"),
     ],
+    ("predict.py", "novelty"): [
+        Fault("the temperature ignored", "outputs / temperature(model)", "outputs"),
+    ],
+    ("predict.py", "pages"): [
+        Fault("two digits are one", "if (count := several(mask)) > 1:", "if (count := several(mask)) > 9:"),
+        Fault("all are digits", "            is_digit(model, digit),\n", "            True,\n"),
+        Fault(
+            "boxes of the scaled image",
+            "scales = (width / grey.shape[1], height / grey.shape[0]) * 2",
+            "scales = (1,) * 4",
+        ),
+    ],
+    ("novelty.py", "novelty"): [
+        Fault("the temperature may be below 1", "bounds=(0, np.log(10))", "bounds=(-2, np.log(10))"),
+        Fault("the temperature multiplies", "scores / np.exp(log), labels", "scores * np.exp(log), labels"),
+        Fault("the temperature of all features", "answers[:, -10:], held_out", "answers[:, :10], held_out"),
+    ],
+    ("drawn.py", "novelty"): [
+        Fault("a flag to the right", "[-angle.cos(), angle.sin()]", "[angle.cos(), angle.sin()]"),
+        Fault("a flag upwards", "[-angle.cos(), angle.sin()]", "[-angle.cos(), -angle.sin()]"),
+        Fault("the foot at the top", "one[:, None], at(bottom),", "one[:, None], at(top),"),
+        Fault("a seven without its bar", "keep = (~one | ", "keep = (one & "),
+    ],
+    ("benchmarks/handwriting.py", "handwriting"): [
+        Fault("the classical ones are own digits", 'if not row["category"].startswith(CLASSICAL)', ""),
+        Fault("what is refused is not counted", '"refused": len(rows) - len(answered)', '"refused": 0'),
+        Fault(
+            "an edge belongs to both bins",
+            'if low < row["probability"] <= high',
+            'if low <= row["probability"] <= high',
+        ),
+        Fault(
+            "the best first",
+            "key=lambda name: found[name][0] / found[name][1]",
+            "key=lambda name: -found[name][0] / found[name][1]",
+        ),
+        Fault("labels may lack a column", "any(not all(row.get(name) for name in COLUMNS) for row in rows)", "False"),
+    ],
     ("torchnn.py", "torchnn"): [
         Fault("the least probable digits first", "probabilities.argsort(descending=True)", "probabilities.argsort()"),
+        Fault("one figure over the other", "own = path if len(answers) == 1 else", "own = path if answers else"),
+        Fault("--all in one line", "key=lambda reading: reading.line)", "key=lambda reading: 0)"),
+        Fault("--all may go with --train", '    "all": ("infer",),\n', '    "all": ("infer", "train"),\n'),
         Fault("exit code 0 for an image that can't be read", "            code = 2\n", ""),
         Fault("an ONNX file is written whatever it answers", "if not difference <= 1e-4:", "if False:"),
         Fault(
@@ -422,8 +516,8 @@ FAULTS = {  # (file, the tests that should notice, without test_ and .py) → fa
         Fault("the seed ignored", 'utils.set_seed(settings["seed"])', "utils.set_seed(1)"),
         Fault(
             "the last model's results, not the best's",
-            "_print_results(load_model(folder / BEST, device), device",
-            "_print_results(model, device",
+            "    model = load_model(folder / BEST, device)\n",
+            "",
         ),
         Fault(
             "evaluated on the training images", 'recipe_loader(normalised, "test"', 'recipe_loader(normalised, "train"'
@@ -436,7 +530,11 @@ FAULTS = {  # (file, the tests that should notice, without test_ and .py) → fa
         Fault(
             "evaluated with MNIST's normalisation", 'dict(zip(("mean", "std"), model.normalisation, strict=True))', "{}"
         ),
-        Fault("AdamW's rate for every optimizer", 'settings["lr"] = _rates()[settings["optimizer"]]', "pass"),
+        Fault(
+            "AdamW's rate for every optimizer",
+            'settings["lr"] = _rates(settings["arch"])[settings["optimizer"]]',
+            "pass",
+        ),
         Fault("resumed with other settings than it began", "(planned or name not in", "(planned and name not in"),
         Fault("an input image may be overwritten", "    _keep_inputs(options.save_figure, *names)\n", ""),
         Fault("--lr ignored", '"learningrate": settings["lr"]', '"learningrate": optimizer.get("learningrate", 0.01)'),

@@ -55,7 +55,7 @@ def test_damaged_heic_is_refused_in_a_sentence(heic):
     content = heic.read_bytes()
     for length in (30, 200, len(content) // 2, len(content) - 10):
         heic.write_bytes(content[:length])
-        with pytest.raises(images.ImageError, match="is damaged|is not an image that can be read") as caught:
+        with pytest.raises(images.ImageError, match=r"is damaged|is not an image that can be read") as caught:
             images.read_image(heic)
         assert str(caught.value).startswith(str(heic))
         assert "\n" not in str(caught.value)
@@ -66,7 +66,10 @@ def test_a_pdf_is_told_apart(tmp_path):
     arrow().save(path, "PDF")
     with pytest.raises(images.ImageError) as caught:
         images.read_image(path)
-    assert str(caught.value) == f"{path} is a PDF, not an image: save its page as a PNG first, by a screenshot for example."
+    assert (
+        str(caught.value)
+        == f"{path} is a PDF, not an image: save its page as a PNG first, by a screenshot for example."
+    )
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -131,7 +131,8 @@ def lined(page, kind, degrees):
         "ruled": (down + 25) % 60 < 2,
         "squared": ((down + 25) % 60 < 2) | ((across + 20) % 60 < 2),
     }[kind]
-    return np.minimum(page, np.where(lines, 0.65, 1)).astype(np.float32)
+    grey = 0.35 if kind in ("box", "ruled") else 0.5
+    return np.minimum(page, np.where(lines, grey, 1)).astype(np.float32)
 
 
 @pytest.mark.parametrize("degrees", [0, 2])
@@ -140,7 +141,7 @@ def test_lines_are_left_out_and_the_strokes_across_them_kept(kind, degrees):
     for digit in (0, 1, 4, 7):
         page = on_paper(drawn(digit))
         for picture in (lined(page, kind, degrees), 1 - lined(page, kind, degrees)):
-            assert apart(picture, page) < 0.005
+            assert apart(picture, page) < 0.03  # without its lines taken out 0.1 to 0.3
 
 
 @pytest.mark.parametrize("degrees", [0, 3])
@@ -152,6 +153,12 @@ def test_a_large_one_from_rim_to_rim_is_no_line(degrees):
         left, top, right, bottom = ink.digit_ink(page)[2]
         assert bottom - top > 0.9 * shape[0]
         assert right - left < pen + 0.06 * shape[0] + 3
+
+
+def test_a_stroke_across_the_short_side_is_kept_with_the_rest():
+    page = np.full((100, 400), PAPER, np.float32)
+    page[:, 200:204] = page[40:44, 120:204] = BLACK  # a wide 4, in part
+    assert np.abs(np.subtract(ink.digit_ink(page)[2], (120, 0, 204, 100))).max() <= 2
 
 
 # ------------------------------------------------------------------------------------------------

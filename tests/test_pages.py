@@ -217,7 +217,7 @@ def test_boxes_are_of_the_upright_image_in_full_size(tmp_path):
 
 
 def tight_crops(rows):
-    """The embedded digits of these rows in black and white, cropped to their ink, as they are and nine times as large."""
+    """Embedded digits in black and white, cropped to their ink: as they are, and nine times as large."""
     data = dataset.load_dataset("test", "digits")
     for row in rows:
         box = Image.fromarray(data.images[row].numpy()).point(lambda value: 255 * (value > 128)).getbbox()
@@ -252,7 +252,13 @@ def test_each_reading_says_whether_it_is_a_digit():
     seen = torch.stack([reading.image for reading in predict.predict_all(model, page)])
     width = novelty.features(model, seen).shape[1]
     weight = torch.randn(32, width, generator=torch.Generator().manual_seed(0))
-    model.novelty = {"weight": weight, "bias": torch.ones(32), "out": torch.ones(32), "threshold": 0.0, "temperature": 1.0}
+    model.novelty = {
+        "weight": weight,
+        "bias": torch.ones(32),
+        "out": torch.ones(32),
+        "threshold": 0.0,
+        "temperature": 1.0,
+    }
     scores = novelty.novelty_scores(model, seen)
     model.novelty["threshold"] = scores.sort()[0][1:3].mean().item()
     known = [reading.is_digit for reading in predict.predict_all(model, page)]

@@ -788,7 +788,14 @@ def test_claims_of_made_up_results(monkeypatch, tmp_path, capsys):
 def test_data_claims_hold():
     """A check of the committed files, not of the code: `kill.py`, `race.py` and `fuzz.py` check that when they run."""
     infer_, kill, race, fuzz, report = (claims.kept(name) for name in ("infer", "kill", "race", "fuzz", "report"))
-    assert infer_["photos"]["accuracy"] >= 97
+    assert infer_["photos"]["accuracy"] >= 99.8
+    assert infer_["large"]["reading"] <= 3 * infer_["large"]["decoding"]
+    hand, pages = claims.kept("handwriting"), claims.kept("pages")
+    assert hand["own"][0] >= 0.988 * hand["own"][1] > 600
+    assert sum(count for _, count in hand["own_sources"]) == hand["own"][1]
+    assert hand["sure"][0] >= 0.998 * hand["sure"][1]
+    assert hand["own_refused"] <= 0.01 * hand["own"][1]
+    assert pages["pages"]["kinds"]["all"]["read"] >= 0.98 * pages["pages"]["kinds"]["all"]["digits"]
     assert infer_["photos"]["count"] == infer.PHOTOS == 500
     assert infer_["start"]["ratio"] <= 1.3
     assert kill["same_weights"] == kill["kills"] >= 50
@@ -797,6 +804,38 @@ def test_data_claims_hold():
     assert not any(found["failures"] for found in fuzz.values())
     assert report["seconds"] <= 60
     assert report["images"] == 10_000
+
+
+def test_handwriting_of_made_up_results(monkeypatch, tmp_path):
+    monkeypatch.setattr(accuracy, "RESULTS", tmp_path)
+    hand = {"own": [99, 100], "sure": [50, 50], "own_refused": 1, "all_refused": 3, "all": 120}
+    hand |= {"own_sources": [[2, 3], [9, 10], [88, 87]], "categories": {"classical 16x16": [10, 20]}}
+    page = {"pages": 5, "digits": 200, "found": 199, "read": 190, "false": 7}
+    pages = {"pages": {"kinds": {"all": page}}, "touching": {"kinds": {"all": {**page, "read": 150}}}}
+    pages["pairs"] = {"count": 40, "noticed": 38}
+    none = {"refused": 5, "no digit": 35, "answered": 10, "count": 50}
+    others = {
+        "non-digits": {"letters": {**none, "no digit": 20}, "shapes": none, "empty paper": {**none, "refused": 15}}
+    }
+    infer_ = {"photos": {"count": 500, "accuracy": 99.8}, "large": {"reading": 1, "reading all": 4, "decoding": 2}}
+    write(tmp_path, handwriting=hand, pages=pages, nondigits=others, infer=infer_)
+    assert [row.split(" | ")[-2:] for row in claims.handwriting().splitlines()[2:]] == [
+        ["99.0 % (99 of 100)", "≥ 98.8 % |"],
+        ["90.0 % (9 of 10)", "≥ 93 % |"],
+        ["50.0 % (10 of 20)", "≥ 85 % |"],
+        ["100.0 % (50 of 50)", "≥ 99.8 % |"],
+        ["1.0 % (1 of 100)", "≤ 1 % |"],
+        ["2.5 % (3 of 120)", " |"],
+        ["99.8 % (499 of 500)", "≥ 99.8 % |"],
+        ["76.7 % (115 of 150)", " |"],
+        ["2 of 3", "all |"],
+        ["95.0 % (190 of 200)", "≥ 98 % |"],
+        ["7", " |"],
+        ["75.0 % (150 of 200)", " |"],
+        ["95.0 % (38 of 40)", " |"],
+        ["0.50; 2.00", "≤ 3 |"],
+    ]
+    assert "at least 80 % are; the others: letters 50 % |" in claims.handwriting()
 
 
 def test_photographs_of_digits_are_classified():

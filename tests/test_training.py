@@ -91,7 +91,18 @@ def test_only_training_digits_are_redrawn(monkeypatch):
 
     def of_clothes(*given, **options):
         loader = make(*given, **options)
-        loader.dataset.classes = ["Top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Boot"]
+        loader.dataset.classes = [
+            "Top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Boot",
+        ]
         return loader
 
     monkeypatch.setattr(utils, "get_MNISTdataset_with_loader", of_clothes)

@@ -48,7 +48,8 @@ def upright_size(image):
 def _from_file(path, longest):
     with _opened(path) as image:
         if image.format in ("JPEG", "MPO") and image.width * image.height <= MAX_PIXELS:
-            image.draft(None, (longest, longest))  # decode large photographs at a fraction
+            # large photographs are decoded at a fraction, and only their brightness
+            image.draft("L" if image.mode == "RGB" else None, (longest, longest))
         return _decoded(image, str(path), longest)
 
 

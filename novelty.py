@@ -129,8 +129,15 @@ def _scores(rule, answers):
 
 def is_digit(model, image):
     """Is the image `(28, 28)`, as `predict.prepare` gives it, a digit? True where the model has no rule."""
+    return are_digits(model, image[None])[0]
+
+
+def are_digits(model, images):
+    """As `is_digit`, for images `(N, 28, 28)`: a list of N."""
     rule = getattr(model, "novelty", None)
-    return rule is None or not novelty_scores(model, image[None]).item() > rule["threshold"]
+    if rule is None:
+        return [True] * len(images)
+    return (novelty_scores(model, images) <= rule["threshold"]).tolist()
 
 
 def temperature(model):

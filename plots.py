@@ -254,7 +254,7 @@ def post_boxes(image, readings, size=None):
             place = {"ha": "center", "va": "bottom", "linespacing": 0.9}
             back = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 0.3}
             ax.text((left + right) / 2, top - 1, words, fontsize=font, bbox=back, **place, **style)
-        digits = "digit" if len(readings) == 1 else "digits"
-        ax.set_title(f"{len(readings)} {digits} read, in orange where less sure than 90 %")
+        known = sum(reading.is_digit for reading in readings)
+        ax.set_title(f"{known} {'digit' if known == 1 else 'digits'} read, in orange where less sure than 90 %")
         ax.axis("off")
     return figure

@@ -19,7 +19,7 @@ from scipy import ndimage
 from images import ImageError, read_image, upright_size
 from ink import digit_ink
 from model import MEAN, STD
-from novelty import is_digit, temperature
+from novelty import are_digits, temperature
 from pages import READING_SIZE, find_digits, several
 
 SIDE, FRAME = 20, 28  # the digit's longest side and the frame's, in pixels
@@ -174,9 +174,11 @@ def predict_all(model, image, *, mean=None, std=None):
             digit,
             tuple(round(side * scale) for side, scale in zip(box, scales, strict=True)),
             line,
-            is_digit(model, digit),
+            known,
         )
-        for digit, answer, box, line in zip(digits, answers, boxes, lines, strict=True)
+        for digit, answer, box, line, known in zip(
+            digits, answers, boxes, lines, are_digits(model, digits), strict=True
+        )
     ]
 
 

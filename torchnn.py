@@ -296,8 +296,9 @@ def _print_readings(name, readings, as_json):
         ]
         print(json.dumps({"image": name, "digits": digits}), flush=True)
         return
-    digits = "digit" if len(readings) == 1 else "digits"
-    print(f"{name}: {len(readings)} {digits}", flush=True)
+    known = sum(reading.is_digit for reading in readings)
+    digits, others = "digit" if known == 1 else "digits", len(readings) - known
+    print(f"{name}: {known} {digits}" + (f", and {others} of what is none" if others else ""), flush=True)
     for _, line in itertools.groupby(readings, key=lambda reading: reading.line):
         line = list(line)
         doubtful = [f"{r.digit} ({100 * r.probability:.0f} %)" for r in line if r.is_digit and r.probability < 0.9]

@@ -86,7 +86,8 @@ def test_what_is_refused_counts_as_wrong_and_as_no_digit(rows):
     others = [row for row in rows if row["answer"] is not None]
     assert all(row["known"] for row in others)  # the network has no rule
     own = sum(row["category"] != "classical 16x16" for row in refused)
-    assert handwriting.summary(rows)["no_digit"] == (own, len(refused))
+    result = handwriting.summary(rows)
+    assert (result["own_refused"], result["all_refused"]) == (own, len(refused))
 
 
 def test_the_bins_of_the_reliability_hold_each_answer_once(rows):

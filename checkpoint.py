@@ -349,8 +349,8 @@ def _check_novelty(path, model, rule):
         units, width = rule["bias"].shape[0], features(model, torch.zeros(1, 28, 28)).shape[1]
         vector, weight = torch.empty(units, device="meta"), torch.empty(units, width, device="meta")  # of any size
         _check_alike(rule, {"weight": weight, "bias": vector, "out": vector, "threshold": 0.0, "temperature": 1.0})
-        if not all(rule[key].isfinite().all() for key in ("weight", "bias", "out")) or not rule["temperature"] > 0.1:
-            raise ValueError("A rule's numbers are finite, and its temperature is above 0.")
+        if not all(rule[key].isfinite().all() for key in ("weight", "bias", "out")) or not rule["temperature"] >= 1:
+            raise ValueError("A rule's numbers are finite, and its temperature is at least 1.")
     except Exception:  # whatever is wrong with it comes from the file
         raise CheckpointError(f"{path} is damaged: its 'novelty' does not fit {model.architecture}.") from None
 

@@ -31,6 +31,11 @@ def digit_ink(grey):
     return ink[crop], mask[crop], (max(left, 0), max(top, 0), min(right, width), min(bottom, height))
 
 
+def is_cropped(grey):
+    """Does a digit, it seems, fill the picture `(H, W)` from rim to rim?"""
+    return _with_margin(grey) is not grey
+
+
 def _with_margin(grey):
     """The grey values; where a digit is cropped so tightly that it touches the rim, with paper laid around it.
 
@@ -160,6 +165,8 @@ def _level_lines(ink, parts=16):
     """The ink without lines from left to right, and the mask of where they were."""
     height, width = ink.shape
     lines = np.zeros(ink.shape, bool)
+    if width < 2 * parts:
+        return ink, lines
     # The mean of each row in each of the parts; then lines of every rise are sums of shifted parts.
     edges = np.linspace(0, width, parts + 1).astype(int)[:-1]
     means = np.add.reduceat(ink, edges, axis=1) / np.diff(edges, append=width)  # (H, parts)

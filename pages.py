@@ -351,6 +351,8 @@ def _halves(found, at):
     """The two pieces on either side of the path of least ink near a fraction `at` of the width; none if too small."""
     height, width = found.mask.shape
     start, stop = max(1, int((at - 0.15) * width)), min(width, int((at + 0.15) * width) + 1)
+    if start >= stop:
+        return []
     cost = np.clip(found.ink[:, start:stop], 0, None) + 0.02 * found.ink.max()
     total = cost.copy()
     for row in range(1, height):

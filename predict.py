@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from PIL import Image
 from scipy import ndimage
 
-from images import ImageError, read_image, upright_size
-from ink import digit_ink
+from images import WORKING_SIZE, ImageError, read_image, upright_size
+from ink import digit_ink, is_cropped
 from model import MEAN, STD
 from novelty import are_digits, temperature
 from pages import READING_SIZE, find_digits, several
@@ -46,10 +46,7 @@ def prepare(image):
 
 def _one(image):
     """The grey values, the mask of the only digit, its `(28, 28)` pixels, and its box in pixels of the grey values."""
-    grey = read_image(image)
-    if min(grey.shape) < 4 or max(grey.shape) < 8:
-        size = f"{grey.shape[1]}×{grey.shape[0]}"
-        raise ImageError(f"{_name(image)} is too small for a digit: {size} pixels. Use a larger one.")
+    grey = _read(image, WORKING_SIZE)
     found = digit_ink(grey)
     if found is None:
         raise ImageError(_blank(image))
@@ -64,6 +61,15 @@ def _as_mnist(ink, mask):
     full = max(np.percentile(ink[mask], 85), ink[mask].max() / 2)
     small = _fit_in_square(np.clip(ink / full, 0, 1), mask)
     return torch.from_numpy(_centred(small))
+
+
+def _read(image, longest):
+    """As `read_image`; raises ImageError for what is too small, too."""
+    grey = read_image(image, longest)
+    if min(grey.shape) < 4 or max(grey.shape) < 8:
+        size = f"{grey.shape[1]}×{grey.shape[0]}"
+        raise ImageError(f"{_name(image)} is too small for a digit: {size} pixels. Use a larger one.")
+    return grey
 
 
 def _name(image):
@@ -150,13 +156,14 @@ def predict_all(model, image, *, mean=None, std=None):
     The arguments are `predict`'s. Raises what `read_image` raises, ImageError for an image without a digit, and
     ValueError when the answer is not finite.
     """
-    grey = read_image(image, READING_SIZE)
+    grey = _read(image, READING_SIZE)
 
     def answers_to(found):
         digits = torch.stack([_as_mnist(each.ink, each.mask) for each in found])  # (N, 28, 28)
         return digits, _probabilities(model, digits, mean, std)  # (N, 10)
 
-    found = find_digits(grey, lambda found: answers_to(found)[1].amax(dim=1).numpy())
+    alone = is_cropped(grey) and several(_one(image)[1]) == 1
+    found = [] if alone else find_digits(grey, lambda found: answers_to(found)[1].amax(dim=1).numpy())
     if len(found) > 1:
         digits, answers = answers_to(found)
         boxes, lines = [each.box for each in found], [each.line for each in found]

@@ -467,6 +467,8 @@ def main(arguments=None):
     if options.sheet:
         contact_sheet(answered, options.sheet)
     if not options.checkpoint:
+        for name in sources:  # the writers' names
+            del result["digits"][name]
         infer.keep(result, "nondigits.json")
     return 0
 

@@ -127,7 +127,11 @@ FAULTS = {  # (file, the tests that should notice, without test_ and .py) → fa
             "for name in (LAST, HISTORY) if",
         ),
         Fault("temporary files in use are swept up", "> 3600", "> -1"),
-        Fault("the normalisation is not noted", "        model.normalisation = normalisation\n", ""),
+        Fault(
+            "the normalisation is not noted",
+            "model.normalisation, model.novelty = normalisation, None",
+            "model.novelty = None",
+        ),
         Fault(
             "digits counted as predicted, not as labelled",
             "digits, hits = labels.cpu()",
@@ -470,7 +474,7 @@ FAULTS = {  # (file, the tests that should notice, without test_ and .py) → fa
     ],
     ("predict.py", "pages"): [
         Fault("two digits are one", "if (count := several(mask)) > 1:", "if (count := several(mask)) > 9:"),
-        Fault("all are digits", "            is_digit(model, digit),\n", "            True,\n"),
+        Fault("all are digits", "are_digits(model, digits)", "[True] * len(digits)"),
         Fault(
             "boxes of the scaled image",
             "scales = (width / grey.shape[1], height / grey.shape[0]) * 2",

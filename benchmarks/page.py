@@ -137,7 +137,7 @@ def _meets(ink, pen, corner):
 
 
 def compare(readings, labels, boxes):
-    """How many digits were found, how many of them read right in order, and what was found besides.
+    """How many digits were found, how many of them read right in order, and how many others were read besides.
 
     Found: a reading's box and the true one overlap in half of their union. In order: the longest sequence of
     right readings that follow each other as on the page.
@@ -155,7 +155,8 @@ def compare(readings, labels, boxes):
     for place in right:
         at = bisect.bisect_left(tails, place)
         tails[at : at + 1] = [place]
-    return {"digits": len(labels), "found": len(places), "read": len(tails), "false": len(readings) - len(taken)}
+    besides = sum(reading.is_digit for i, reading in enumerate(readings) if i not in taken)
+    return {"digits": len(labels), "found": len(places), "read": len(tails), "false": besides}
 
 
 def overlap(one, other):

@@ -22,7 +22,6 @@ CELLS = {  # picture → notebook, and a piece of the source of the cell that dr
     "recipes.png": ("S5", "figure = post_recipes("),
     "explanations.png": ("S5", "figure, maps = explanations("),
     "parameters.png": ("S6", "figure = post_parameters("),
-    "photos.png": ("S4", "figure = post_images([*pictures, *seen]"),
     "preparation.png": ("S4", "figure = post_images([*hard.values(), *prepared]"),
     "page.png": ("S4", "figure = post_boxes(page, readings)"),
 }

@@ -300,6 +300,7 @@ def test_the_benchmarks_pages_and_its_count():
     assert page.compare(right[:2], [1, 7, 3], boxes) == {"digits": 3, "found": 2, "read": 1, "false": 0}
     far = [reading._replace(box=(0, 6, 10, 16))]
     assert page.compare(far, [1], [(0, 0, 10, 10)]) == {"digits": 1, "found": 0, "read": 0, "false": 1}
+    assert page.compare([far[0]._replace(is_digit=False)], [1], [(0, 0, 10, 10)])["false"] == 0
 
 
 def test_the_figure_names_each_digit_at_its_box():

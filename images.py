@@ -67,12 +67,13 @@ def _opened(path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PIL's own limit warns first; ours is below
             formats = FORMATS
-            if b"ftyp" in _start(path):  # HEIC, what phones make; the import is needed for such a file only
-                import pillow_heif
-
+            if b"ftyp" in _start(path):  # HEIC, what phones make
+                pillow_heif = _heif(path)
                 pillow_heif.register_heif_opener()
                 formats = (*FORMATS, "HEIF")
             return Image.open(path, formats=formats)
+    except ImageError:
+        raise
     except UnidentifiedImageError:
         raise ImageError(_unknown(path)) from None
     except Image.DecompressionBombError:
@@ -81,6 +82,15 @@ def _opened(path):
         raise PermissionError(f"{path} can't be opened: you have no permission to read it.") from None
     except Exception:
         raise ImageError(_damaged(path)) from None
+
+
+def _heif(path):
+    """The package for such a file, which is imported for one only."""
+    try:
+        import pillow_heif
+    except ImportError:
+        raise ImageError(f"{path} needs the package pillow-heif: run pip install -r requirements.txt again.") from None
+    return pillow_heif
 
 
 def _start(path):

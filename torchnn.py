@@ -252,7 +252,9 @@ def _print_results(model, device, loader, as_json=False):
 def infer_command(options):
     """Print the digit, its probability and the runners-up of each image; 2 if any can't be used."""
     names = _expanded(options.infer)
-    _keep_inputs(options.save_figure, *names)
+    figures = _page_figures(options, names) if options.all else {None: options.save_figure}
+    for figure in figures.values():
+        _keep_inputs(figure, *names)
     model = _load(options)
     answers, code = [], 0
     for name in names:
@@ -266,7 +268,7 @@ def infer_command(options):
             code = 2
             continue
         if options.all:
-            answers.append((name, readings))
+            answers.append((figures[name], name, readings))
             _print_readings(name, readings, options.json)
             continue
         order = probabilities.argsort(descending=True)[: options.top].tolist()
@@ -274,16 +276,16 @@ def infer_command(options):
         known = is_digit(model, prepared)
         answers.append((name, prepared, probabilities, known))
         if options.json:
-            print(json.dumps({"image": name, **top[0], "top": top} | ({} if known else {"no_digit": True})), flush=True)
+            print(json.dumps({"image": name, **top[0], "top": top, "no_digit": not known}), flush=True)
         elif not known:
             print(f"{name}: no digit (nearest: {top[0]['digit']})", flush=True)
         else:
             first, *others = (f"{t['digit']} ({100 * t['probability']:.1f} %)" for t in top)
             print(f"{name}: {first}" + (f", else {', '.join(others)}" if others else ""), flush=True)
     if options.save_figure and answers:
-        (_save_pages if options.all else _save_figure)(Path(options.save_figure), answers)
+        written = (_save_pages if options.all else _save_figure)(Path(options.save_figure), answers)
         if not options.json:
-            print(f"Figure: {options.save_figure}")
+            print(*(f"Figure: {path}" for path in written), sep="\n")
     return code
 
 
@@ -298,7 +300,8 @@ def _print_readings(name, readings, as_json):
         return
     known = sum(reading.is_digit for reading in readings)
     digits, others = "digit" if known == 1 else "digits", len(readings) - known
-    print(f"{name}: {known} {digits}" + (f", and {others} of what is none" if others else ""), flush=True)
+    marks = f", and {others} other mark{'s' if others > 1 else ''} (?)" if others else ""
+    print(f"{name}: {known} {digits}{marks}", flush=True)
     for _, line in itertools.groupby(readings, key=lambda reading: reading.line):
         line = list(line)
         doubtful = [f"{r.digit} ({100 * r.probability:.0f} %)" for r in line if r.is_digit and r.probability < 0.9]
@@ -344,19 +347,27 @@ def _save_figure(path, answers):
             for ax in (left, middle):
                 ax.axis("off")
     _write_figure(path, figure)
+    return [path]
 
 
-def _save_pages(path, answers):
-    """Each image with a box around every digit; of several images, each in a file of its own: name-1, name-2, …"""
+def _page_figures(options, names):
+    """Image → the file for its figure: of several images name-1, name-2, … in their order."""
+    path = Path(options.save_figure or "none")
+    several = [path.with_name(f"{path.stem}-{number}{path.suffix}") for number in range(1, len(names) + 1)]
+    files = [path] if len(names) == 1 else several
+    return dict(zip(names, files if options.save_figure else [None] * len(names), strict=True))
+
+
+def _save_pages(_, answers):
+    """Each image with a box around every digit, in a file of its own; return the files."""
     import matplotlib
 
     matplotlib.use("Agg")
     from plots import post_boxes
 
-    for number, (name, readings) in enumerate(answers, start=1):
-        own = path if len(answers) == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
-        page = read_image(name, READING_SIZE)
-        _write_figure(own, post_boxes(page, readings, size=upright_size(name)))
+    for own, name, readings in answers:
+        _write_figure(own, post_boxes(read_image(name, READING_SIZE), readings, size=upright_size(name)))
+    return [own for own, _, _ in answers]
 
 
 def _write_figure(path, figure):
@@ -531,7 +542,7 @@ def parser():
     answer.add_argument("--top", type=_whole(1), default=3, metavar="N", help="--infer: digits to name; default 3")
     answer.add_argument("--all", action="store_true", help="--infer: every digit of an image, line by line")
     answer.add_argument(
-        "--save-figure", metavar="FILE", help="--infer: original, what the network saw, and the probabilities"
+        "--save-figure", metavar="FILE", help="--infer: original, what the network saw, probabilities; with --all boxes"
     )
     form = answer.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print JSON; --infer: a line an image")
@@ -559,6 +570,8 @@ def read_options(arguments=None):
     bare = argparse.Namespace(**dict.fromkeys(vars(options)))  # what has a value gets no default
     options.given = [name for name, value in vars(reader.parse_args(arguments, bare)).items() if value is not None]
     (options.command,) = (name for name in options.given if name in COMMANDS)
+    if options.all and "top" in options.given:
+        reader.error("--top goes without --all: leave it out")
     for name in options.given:
         commands = GOES_WITH.get(name, COMMANDS)
         if options.command not in commands:

@@ -85,6 +85,8 @@ def summary(rows):
         "own": (sum(row["right"] for row in own), len(own)),
         "refused": len(rows) - len(answered),
         "all": len(rows),
+        "own_said": sum(row["right"] and row["known"] for row in own),  # as --infer says it
+        "all_said": sum(row["right"] and row["known"] for row in rows),
         "own_refused": sum(not row["known"] for row in own),
         "all_refused": sum(not row["known"] for row in rows),
         "reliability": reliability(answered),
@@ -145,6 +147,7 @@ def main(arguments=None):
     print(
         f"{result['refused']} refused; these or no digits: {result['own_refused']} own, {result['all_refused']} of all"
     )
+    print(f"right and not called no digit: {result['own_said']} own, {result['all_said']} of all")
     print(f"{result['milliseconds']:.0f} ms an image")
     if options.sheet and not all(row["right"] for row in rows):
         sheet(rows, options.folder).savefig(options.sheet, dpi=80)

@@ -72,7 +72,7 @@ def photo(digit, generator):
 
 
 def photos(model, data, count):
-    """Classify photos of `count` digits of a data set, drawn by a fixed seed; also the rows of those not read rightly."""
+    """Classify photos of `count` digits of a data set, by a fixed seed; also the rows of those not read rightly."""
     generator = np.random.default_rng(SEED)
     chosen = generator.choice(len(data), count, replace=False)
     wrong, seconds = [], 0.0

@@ -1,5 +1,7 @@
 """Opening an image: HEIC, what is no image, its size; kinds of file and of array are in test_predict."""
 
+import sys
+
 import numpy as np
 import pillow_heif
 import pytest
@@ -101,3 +103,11 @@ def test_only_what_is_longer_is_scaled_down(tmp_path):
         half = images.read_image(image, longest=500)
         blocks = expected.reshape(300, 2, 500, 2).mean(axis=(1, 3))
         assert np.abs(half - blocks).max() < 0.06
+
+
+def test_heic_without_its_package_says_what_to_install(tmp_path, monkeypatch):
+    pillow_heif.register_heif_opener()
+    arrow().convert("RGB").save(tmp_path / "phone.heic", "HEIF")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(images.ImageError, match=r"phone.heic needs the package pillow-heif: run pip install"):
+        images.read_image(tmp_path / "phone.heic")

@@ -482,7 +482,8 @@ def test_what_is_no_digit_is_a_question_mark_in_its_line(page, best, tmp_path, c
     monkeypatch.setattr(torchnn, "predict_all", odd)
     out = run("--infer", page[0], "--all", "--checkpoint", best, capsys=capsys)[1]
     assert out.splitlines()[1].split()[1] == "?"
-    assert out.count("?") == 1
+    assert out.splitlines()[0].endswith(": 4 digits, and 1 other mark (?)")
+    assert "".join(out.splitlines()[1:]).count("?") == 1
 
 
 def test_infer_all_json_has_boxes_in_pixels(page, best, tmp_path, capsys):
@@ -513,6 +514,20 @@ def test_infer_all_writes_a_figure_for_each_image(page, folder, best, tmp_path, 
     with Image.open(tmp_path / "name-1.png") as wide, Image.open(tmp_path / "name-2.png") as square:
         assert wide.width / wide.height > 1.2
         assert np.asarray(square.convert("L")).std() > 10
+
+
+def test_figures_of_pages_overwrite_no_page(page, best, tmp_path, capsys):
+    pages = [tmp_path / f"page-{number}.png" for number in (1, 2)]
+    for file in pages:
+        file.write_bytes(page[0].read_bytes())
+    line = ("--infer", *pages, "--all", "--checkpoint", best, "--save-figure")
+    assert "page-1.png is an input and would be overwritten" in refused(*line, tmp_path / "page.png", capsys=capsys)
+    assert all(file.read_bytes() == page[0].read_bytes() for file in pages)
+    (tmp_path / "page-1.png").write_text("no image")
+    out = run(*line, tmp_path / "boxes.png", capsys=capsys)[1]
+    assert out.splitlines()[-1] == f"Figure: {tmp_path / 'boxes-2.png'}"  # the number is the image's
+    assert (tmp_path / "boxes-2.png").exists() and not (tmp_path / "boxes-1.png").exists()
+    assert "--top goes without --all" in refused("--infer", page[0], "--all", "--top", "2", capsys=capsys)
 
 
 def test_infer_all_goes_on_after_an_image_without_digits(page, best, tmp_path, capsys):

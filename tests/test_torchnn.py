@@ -526,7 +526,8 @@ def test_figures_of_pages_overwrite_no_page(page, best, tmp_path, capsys):
     (tmp_path / "page-1.png").write_text("no image")
     out = run(*line, tmp_path / "boxes.png", capsys=capsys)[1]
     assert out.splitlines()[-1] == f"Figure: {tmp_path / 'boxes-2.png'}"  # the number is the image's
-    assert (tmp_path / "boxes-2.png").exists() and not (tmp_path / "boxes-1.png").exists()
+    assert (tmp_path / "boxes-2.png").exists()
+    assert not (tmp_path / "boxes-1.png").exists()
     assert "--top goes without --all" in refused("--infer", page[0], "--all", "--top", "2", capsys=capsys)
 
 
